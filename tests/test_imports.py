@@ -22,7 +22,8 @@ ROOMS = {
     "exports": ("root", "data"),
     "shapes": ("root", "data"),
     "endpoints": ("root",),
-    "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints"),
+    "zero_shot": ("root", "models", "family", "pipeline"),
+    "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "zero_shot"),
     "training": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "annotation": ("root", "models", "family", "pipeline", "data"),
@@ -32,7 +33,7 @@ ROOMS = {
     "publishing": ("root", "models", "data", "evaluation"),
     "cli": (
         *("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "evaluation", "training"),
-        *("annotation", "serving", "apps", "publishing", "exports", "deploy"),
+        *("annotation", "serving", "apps", "publishing", "exports", "deploy", "zero_shot"),
     ),
 }
 # Modules beside the pure ones at the root that know models: the pipeline and what it is made of.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .pipeline import ImageGroundingPipeline
     from .regions import Regions
     from .visualization import draw_boxes, draw_grounded_text, draw_proposals
+    from .zero_shot.classifier import CrossAlignmentClassifier
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ _EXPORTS = {
     "models.groma.processing_groma": ("GromaProcessor",),
     "regions": ("Regions",),
     "visualization": ("draw_boxes", "draw_grounded_text", "draw_proposals"),
+    "zero_shot.classifier": ("CrossAlignmentClassifier",),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -1,0 +1,179 @@
+"""What a classifier says of an image: labels with scores, best first, and which place supported which description."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .class_texts import ClassTexts
+from .scores import similarity_matrix, weighted_sum
+from .views import Views
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label with its score.
+
+    Args:
+        label (`str`): as the caller named it.
+        score (`float`): the similarity of image and label, from -1 to 1.
+        probability (`float`): what the encoder makes of the score: a softmax over the labels, or for SigLIP a sigmoid.
+    """
+
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Support:
+    """A place of an image that supports a description of a label.
+
+    Args:
+        view_xyxy (`tuple[int, int, int, int]`): `xyxy` in absolute pixels of the upright image, right and bottom
+            exclusive.
+        kind (`str`): where the view comes from, see [`Views`].
+        description (`str`): of the label.
+        similarity (`float`): cosine of view and description.
+        contribution (`float`): its part of the score.
+    """
+
+    view_xyxy: tuple[int, int, int, int]
+    kind: str
+    description: str
+    similarity: float
+    contribution: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The support as a `dict` of plain values."""
+        return {
+            "view_xyxy": list(self.view_xyxy),
+            "kind": self.kind,
+            "description": self.description,
+            "similarity": self.similarity,
+            "contribution": self.contribution,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which place of an image supported which description: the parts whose sum is a label's score.
+
+    Args:
+        views (`Views`): the V places that were looked at, without padding.
+        weights (`Tensor` of shape `(V,)`): how much each counts; they sum to 1.
+        view_features (`Tensor` of shape `(V, D)`): of length 1.
+        texts (`ClassTexts`): the encoded descriptions of all labels.
+        score (`str`): `"paper"` or `"released"`.
+    """
+
+    views: Views
+    weights: Tensor
+    view_features: Tensor
+    texts: ClassTexts
+    score: str
+
+    @property
+    def views_xyxy(self) -> Tensor:
+        """The views as `xyxy` in absolute pixels of the upright image, right and bottom exclusive: `(V, 4)`, int64."""
+        return self.views.xyxy
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Where each view comes from: `"random"`, `"grid"`, `"region"` or `"whole"`."""
+        return self.views.kinds
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, in the classifier's order."""
+        return self.texts.labels
+
+    def descriptions(self, label: str) -> tuple[str, ...]:
+        """The M descriptions of a label."""
+        return self.texts.descriptions[self.texts.index(label)]
+
+    def description_weights(self, label: str) -> Tensor:
+        """How much each description of a label counts, `(M,)`; they sum to 1."""
+        return self.texts.weights[self.texts.index(label)]
+
+    def similarities(self, label: str) -> Tensor:
+        """The cosine of each view and each description of a label, `(V, M)`."""
+        return similarity_matrix(self.view_features, self.texts.features[self.texts.index(label)])
+
+    def contributions(self, label: str) -> Tensor:
+        """What each pair of a view and a description adds to a label's score, `(V, M)`; their sum is the score."""
+        parts = self.similarities(label) * self.weights[:, None] * self.description_weights(label)
+        if self.score == "paper":
+            return parts
+        image = weighted_sum(self.view_features, self.weights)
+        return parts / (image.norm() * self.texts.pooled[self.texts.index(label)].norm()).clamp(min=1e-12)
+
+    def strongest(self, label: str, n: int = 5) -> list[Support]:
+        """The pairs of a view and a description that add most to the score of a label, best first.
+
+        Args:
+            label (`str`): one of the labels.
+            n (`int`): at most this many.
+
+        Returns:
+            `list[Support]`
+
+        Raises:
+            ValueError: a label that the classifier does not have.
+        """
+        contributions, similarities = self.contributions(label), self.similarities(label)
+        best = contributions.flatten().topk(min(n, contributions.numel())).indices
+        descriptions = self.descriptions(label)
+        supports = []
+        for view, text in zip(*(index.tolist() for index in torch.unravel_index(best, contributions.shape))):
+            supports.append(
+                Support(
+                    view_xyxy=tuple(self.views_xyxy[view].tolist()),
+                    kind=self.kinds[view],
+                    description=descriptions[text],
+                    similarity=float(similarities[view, text]),
+                    contribution=float(contributions[view, text]),
+                )
+            )
+        return supports
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What a classifier says of one image.
+
+    Args:
+        scores (`tuple[LabelScore, ...]`): all labels, best first. Labels of one score keep the classifier's order.
+        explanation (`Explanation`, *optional*): where the scores come from, if it was asked for.
+    """
+
+    scores: tuple[LabelScore, ...]
+    explanation: Explanation | None = None
+
+    @property
+    def label(self) -> str:
+        """The best label."""
+        return self.scores[0].label
+
+    def to_dict(self, strongest: int = 5) -> dict[str, Any]:
+        """The classification as a `dict` of plain values, for JSON.
+
+        Args:
+            strongest (`int`): of an explanation, the pairs of view and description that added most to the best label.
+
+        Returns:
+            `dict`: `label`, `scores` (best first) and, if it was explained, `supports`.
+        """
+        result: dict[str, Any] = {
+            "label": self.label,
+            "scores": [
+                {"label": score.label, "score": score.score, "probability": score.probability} for score in self.scores
+            ],
+        }
+        if self.explanation is not None:
+            result["supports"] = [support.to_dict() for support in self.explanation.strongest(self.label, strongest)]
+        return result
+
+
+__all__ = ["Classification", "Explanation", "LabelScore", "Support"]

@@ -1,0 +1,313 @@
+"""Classifies images without training: weighted views of an image against weighted descriptions of labels (WCA)."""
+
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..image_inputs import shortened
+from .class_texts import ClassTexts, encode_class_texts
+from .classification import Classification, Explanation, LabelScore
+from .dual_encoder import BATCH_SIZE, DualEncoder, batches
+from .rgb_images import read_rgb
+from .scores import SCORES, view_weights, weighted_sum
+from .temperatures import check_temperature, default_temperatures
+from .view_features import ViewFeatures, encode_views
+from .view_sources import Proposer, check_view_source, views_of_images
+from .views import BOUNDS, Views, check_bounds, check_count
+
+# As in the paper.
+VIEW_COUNT = 60
+ANCHOR_TEMPLATE = "a photo of a {}."
+
+
+class CrossAlignmentClassifier:
+    """Says which label fits an image best, by weighted visual-text cross alignment (WCA); nothing is trained.
+
+    Many views of an image are compared with many descriptions of each label. A view counts by how alike it is to the
+    whole image, a description by how alike it is to `"a photo of a {label}."`. `docs/zero-shot.md` tells more.
+
+    Args:
+        model (`PreTrainedModel`): any dual encoder of transformers, see [`DualEncoder`].
+        processor (`ProcessorMixin`): its processor.
+        labels (`Sequence[str]`, *optional*): what an image may be, each once. An underscore is a space in texts.
+        descriptions (`Mapping[str, Sequence[str]]`, *optional*): descriptions of each label, by label.
+        views (`str`, *optional*): `"random"` squares, those of a `"grid"`, the `"regions"` that a `proposer` finds,
+            `"both"` random squares and regions, or `None` for the whole image alone.
+        view_count (`int`): random squares, or squares of the grid, of an image.
+        bounds (`(float, float)`): sides of the squares as fractions of the shorter side of the image.
+        seed (`int`): of the random squares. Those of an image follow from its pixels and the seed, not from its batch.
+        score (`str`): `"paper"`, the sum of all weighted similarities, as the paper's figure draws it; or
+            `"released"`, the cosine of the weighted sums, as the published code computes it. See `scores.py`.
+        image_temperature, text_temperature (`float`, *optional*): of the weights of views and descriptions; by default
+            those of the encoder's family in `temperatures.py`.
+        proposer (`Callable`, *optional*): what finds the regions: a [`RegionViews`], or a function of its kind.
+        view_batch (`int`): views in one call of the encoder; it bounds memory.
+        anchor_template (`str`): what descriptions are weighed by, with `{}` for the label.
+
+    Raises:
+        ValueError: an argument out of its range, a model that is not a dual encoder, or labels and descriptions that
+            do not fit each other; before anything is encoded.
+
+    Example:
+    >>> from transformers_groma.zero_shot import CrossAlignmentClassifier
+    >>> case = "tests/fixtures/golden_wca/clip_b2_c4"
+    >>> classifier = CrossAlignmentClassifier.from_pretrained(
+    ...     f"{case}/model",
+    ...     labels=["cloud", "red ball"],
+    ...     descriptions={"cloud": ["white and soft."], "red ball": ["a round red toy.", "it has no corners."]},
+    ...     view_count=8,
+    ...     device="cpu",
+    ... )
+    >>> (result,) = classifier.classify([f"{case}/image_0.png"], explain=True)
+    >>> result.label
+    'cloud'
+    >>> result.explanation.strongest(result.label, n=1)[0].description
+    'white and soft.'
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        labels: Sequence[str] | None = None,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+        *,
+        view_batch: int = BATCH_SIZE,
+        **settings: Any,
+    ) -> None:
+        check_count(view_batch, "view_batch")
+        self._set_up(DualEncoder(model, processor, batch_size=view_batch), labels, descriptions, **settings)
+
+    @classmethod
+    def from_encoder(cls, encoder: DualEncoder, *args: Any, **kwargs: Any) -> "CrossAlignmentClassifier":
+        """A classifier with an encoder that others use too, so that they share the features of texts.
+
+        Args:
+            encoder (`DualEncoder`): its `batch_size` is the `view_batch`.
+            *args, **kwargs: of the constructor, from `labels` on.
+        """
+        classifier = cls.__new__(cls)
+        classifier._set_up(encoder, *args, **kwargs)
+        return classifier
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        labels: Sequence[str] | None = None,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        revision: str | None = None,
+        view_batch: int = BATCH_SIZE,
+        **settings: Any,
+    ) -> "CrossAlignmentClassifier":
+        """Load an encoder from a folder or the Hub, and make a classifier of it.
+
+        Args:
+            name (`str` or path): of the encoder, such as `openai/clip-vit-base-patch32`.
+            labels, descriptions, view_batch, **settings: of the constructor.
+            device, dtype, revision: of [`DualEncoder.from_pretrained`].
+        """
+        check_count(view_batch, "view_batch")
+        encoder = DualEncoder.from_pretrained(name, device, dtype, revision, batch_size=view_batch)
+        return cls.from_encoder(encoder, labels, descriptions, **settings)
+
+    def _set_up(
+        self,
+        encoder: DualEncoder,
+        labels: Sequence[str] | None = None,
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+        *,
+        views: str | None = "random",
+        view_count: int = VIEW_COUNT,
+        bounds: tuple[float, float] = BOUNDS,
+        seed: int = 0,
+        score: str = "paper",
+        image_temperature: float | None = None,
+        text_temperature: float | None = None,
+        proposer: Proposer | None = None,
+        anchor_template: str = ANCHOR_TEMPLATE,
+    ) -> None:
+        check_view_source(views, proposer)
+        check_count(view_count, "view_count")
+        check_bounds(bounds)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"`seed` must be a non-negative integer, got {seed!r}.")
+        if score not in SCORES:
+            raise ValueError(f"`score` must be one of {', '.join(map(repr, SCORES))}, got {score!r}.")
+        defaults = default_temperatures(encoder.model.config.model_type)
+        self.image_temperature = check_temperature(
+            defaults.image if image_temperature is None else image_temperature, "image_temperature"
+        )
+        self.text_temperature = check_temperature(
+            defaults.text if text_temperature is None else text_temperature, "text_temperature"
+        )
+        self.encoder, self.views, self.view_count, self.bounds, self.seed = encoder, views, view_count, bounds, seed
+        self.score, self.proposer, self.anchor_template = score, proposer, anchor_template
+        self.labels: tuple[str, ...] = ()
+        self._texts: ClassTexts | None = None
+        if labels is not None:
+            self._set_labels(labels, descriptions)
+
+    def _set_labels(self, labels: Sequence[str], descriptions: Mapping[str, Sequence[str]] | None) -> None:
+        names = [label.replace("_", " ") for label in labels]
+        self._anchors = [self.anchor_template.replace("{}", name) for name in names]
+        self._descriptions = (
+            [[anchor] for anchor in self._anchors]
+            if descriptions is None
+            else [list(descriptions[name]) for name in names]
+        )
+        self.labels, self._texts = tuple(labels), None
+
+    def with_labels(
+        self, labels: Sequence[str], descriptions: Mapping[str, Sequence[str]] | None = None
+    ) -> "CrossAlignmentClassifier":
+        """The same classifier with other labels. Only texts that are new are encoded.
+
+        Args:
+            labels, descriptions: of the constructor.
+
+        Returns:
+            `CrossAlignmentClassifier`: another one; this one does not change.
+        """
+        other = copy.copy(self)
+        other._set_labels(labels, descriptions)
+        return other
+
+    @property
+    def texts(self) -> ClassTexts:
+        """The encoded texts of the labels; encoded when they are first needed."""
+        if not self.labels:
+            raise ValueError("The classifier has no labels: pass `labels` to it, or `candidate_labels` to its call.")
+        if self._texts is None:
+            self._texts = encode_class_texts(
+                self.encoder, self.labels, self._anchors, self._descriptions, self.text_temperature
+            )
+        return self._texts
+
+    def encode(self, images: Sequence[Image.Image], first: int = 0) -> ViewFeatures:
+        """Choose the views of images and encode them. Scores of several classifiers can follow from the result.
+
+        Args:
+            images (`Sequence[PIL.Image.Image]`): upright, of mode RGB; see [`read_rgb`].
+            first (`int`): number of the first image, for errors.
+
+        Returns:
+            `ViewFeatures`
+        """
+        return encode_views(self.encoder, images, self.views_of(images), first)
+
+    def views_of(self, images: Sequence[Image.Image]) -> list[Views]:
+        """The views that the classifier looks at, of each of several upright RGB images."""
+        return views_of_images(
+            images, self.views, count=self.view_count, seed=self.seed, bounds=self.bounds, proposer=self.proposer
+        )
+
+    def weights(self, features: ViewFeatures) -> Tensor:
+        """How much each view counts, `(B, V)`."""
+        return view_weights(features.similarities, self.image_temperature, features.is_padding)
+
+    def scores(self, features: ViewFeatures) -> Tensor:
+        """The scores of images whose views are encoded: `(B, C)`, in the order of the labels."""
+        pooled = weighted_sum(features.views, self.weights(features))
+        return SCORES[self.score](pooled, self.texts.pooled)
+
+    def classify(self, images: Any, explain: bool = False) -> list[Classification]:
+        """Classify images.
+
+        Args:
+            images: one image or any number of them: PIL images, arrays, tensors, paths, URLs or base64 texts; also a
+                generator, which is asked for a few at a time.
+            explain (`bool`): keep the views and their features, for `Classification.explanation`.
+
+        Returns:
+            `list[Classification]`: one for each image, in their order. None depends on the images beside it.
+
+        Raises:
+            ValueError: no image, one that cannot be read, no labels, or features that are not finite.
+        """
+        texts = self.texts
+        results: list[Classification] = []
+        for group in batches(_each_image(images), max(1, self.encoder.batch_size // (1 + self.view_count))):
+            first = len(results)
+            read = [read_rgb(image, f"Image {first + index}") for index, image in enumerate(group)]
+            features = self.encode(read, first)
+            scores = self.scores(features)
+            probabilities = self.encoder.probabilities(scores)
+            for index in range(len(features)):
+                explanation = self._explained(features, index, texts) if explain else None
+                results.append(Classification(_ranked(self.labels, scores[index], probabilities[index]), explanation))
+        if not results:
+            raise ValueError("`images` holds no image: pass at least one.")
+        return results
+
+    def _explained(self, features: ViewFeatures, index: int, texts: ClassTexts) -> Explanation:
+        is_view = ~features.is_padding[index]
+        place = features.places[index]
+        shown = ~place.is_padding
+        kinds = tuple(kind for kind, is_shown in zip(place.kinds, shown.tolist(), strict=True) if is_shown)
+        return Explanation(
+            Views(place.xyxy[shown], kinds),
+            self.weights(features)[index, is_view],
+            features.views[index, is_view],
+            texts,
+            self.score,
+        )
+
+    def __call__(
+        self,
+        images: Any,
+        candidate_labels: Sequence[str] | None = None,
+        hypothesis_template: str = "This is a photo of {}.",
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Classify images as transformers' `pipeline("zero-shot-image-classification")` is called, with its results.
+
+        Args:
+            images: one image, or several.
+            candidate_labels (`Sequence[str]`, *optional*): labels for this call; by default the classifier's own, with
+                their descriptions.
+            hypothesis_template (`str`): the text of each candidate label, with `{}` for the label.
+
+        Returns:
+            `list[dict]`: for one image `{"score": probability, "label": label}` for each label, best first; for several
+            a list of such lists.
+        """
+        classifier = self
+        if candidate_labels is not None:
+            classifier = copy.copy(self)
+            classifier.anchor_template = hypothesis_template
+            classifier._set_labels(candidate_labels, None)
+        results = [
+            [{"score": score.probability, "label": score.label} for score in result.scores]
+            for result in classifier.classify(images)
+        ]
+        return results[0] if _is_one_image(images) else results
+
+
+def _is_one_image(images: Any) -> bool:
+    return isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Tensor))
+
+
+def _each_image(images: Any) -> Iterable[Any]:
+    if _is_one_image(images):
+        return [images]
+    if isinstance(images, (Mapping, bytes)) or not isinstance(images, Iterable):
+        raise ValueError(f"`images` must be an image or a list of images, got {shortened(images)}.")
+    return images
+
+
+def _ranked(labels: Sequence[str], scores: Tensor, probabilities: Tensor) -> tuple[LabelScore, ...]:
+    order = scores.sort(descending=True, stable=True).indices.tolist()
+    values, chances = scores.tolist(), probabilities.tolist()
+    return tuple(LabelScore(labels[index], values[index], chances[index]) for index in order)
+
+
+__all__ = ["ANCHOR_TEMPLATE", "VIEW_COUNT", "CrossAlignmentClassifier"]

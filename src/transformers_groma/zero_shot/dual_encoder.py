@@ -1,0 +1,247 @@
+"""Encodes texts and images with any dual encoder of transformers: CLIP, SigLIP, ALIGN and their kind; texts once."""
+
+import inspect
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..image_inputs import shortened
+from ..loading import best_device, usable_device
+from ..loading_options import LoadingOptions
+from .encoder_interface import check_dual_encoder, context_length, is_sigmoid_encoder, logit_scale_and_bias
+from .encoder_loading import load_encoder
+
+logger = logging.getLogger(__name__)
+
+# Views, or texts, that go through the encoder in one call.
+BATCH_SIZE = 256
+# Texts whose features are kept: 256 MB at the 512 numbers of a CLIP ViT-B. The ones used longest ago make room.
+MAX_KEPT_TEXTS = 131_072
+
+
+class DualEncoder:
+    """An encoder of images and one of texts, whose features are compared by their cosine.
+
+    Any model with `get_image_features`, `get_text_features` and a logit scale: CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP,
+    Chinese CLIP, MetaCLIP 2 and others. Features come back in float32 and of length 1, on the CPU, whatever the dtype
+    and device of the model. The features of a text are kept, so that a text goes through the model once.
+
+    Args:
+        model (`PreTrainedModel`): put into evaluation mode.
+        processor (`ProcessorMixin`): with an `image_processor` and a `tokenizer`, such as a `CLIPProcessor`. The image
+            processor prepares each image as it would for the library's own pipeline.
+        batch_size (`int`): images, or texts, in one call of the model; it bounds memory.
+        max_kept_texts (`int`): texts whose features are kept, at 4 bytes a number.
+
+    Raises:
+        ValueError: a model that is not a dual encoder, or a processor without one of its halves.
+
+    Example:
+    >>> encoder = DualEncoder.from_pretrained("tests/fixtures/golden_wca/clip_b2_c4/model", device="cpu")
+    >>> encoder.encode_texts(["a round red toy.", "a brown box made of planks."]).shape
+    torch.Size([2, 24])
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, batch_size: int = BATCH_SIZE, max_kept_texts: int = MAX_KEPT_TEXTS
+    ) -> None:
+        check_dual_encoder(model)
+        for name, value in (("batch_size", batch_size), ("max_kept_texts", max_kept_texts)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        for half in ("image_processor", "tokenizer"):
+            if getattr(processor, half, None) is None:
+                raise ValueError(
+                    f"`processor` is a {type(processor).__name__} without `{half}`. Pass the model's processor, "
+                    "AutoProcessor.from_pretrained(…), or CLIPProcessor(image_processor=…, tokenizer=…)."
+                )
+        self.model = model.eval()
+        self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
+        self.batch_size = batch_size
+        self.max_kept_texts = max_kept_texts
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._noted_a_cut = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> "DualEncoder":
+        """Load an encoder with its processor, from a folder or the Hub.
+
+        Args:
+            name (`str` or path): folder or Hub name, such as `openai/clip-vit-base-patch32`.
+            device (`str` or `torch.device`, *optional*): the best one of this machine by default.
+            dtype (`str`): of the weights: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for as they were saved.
+            revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
+            **kwargs: of the constructor.
+
+        Raises:
+            OSError: there is no such model.
+            ValueError: it is not a dual encoder, or the device cannot be used.
+        """
+        device = best_device() if device is None else usable_device(device)
+        return cls(*load_encoder(name, device, LoadingOptions(dtype=dtype, revision=revision)), **kwargs)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """The features of texts. Only texts that are not kept from an earlier call go through the model.
+
+        Args:
+            texts (`Sequence[str]`): any number; equal ones are encoded once. One that is longer than the model reads
+                is cut at its end, as the library does it; the first one is named in a warning.
+
+        Returns:
+            `Tensor` of shape `(n, D)`, float32, of length 1, on the CPU.
+
+        Raises:
+            ValueError: something that is not a text, or features that are not finite.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"`texts` must be a list of texts, got the text {shortened(texts)}: pass [{texts!r}].")
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"`texts` must be texts with at least one character each, got {text!r}.")
+        found = {text: self._texts[text] for text in texts if text in self._texts}
+        # Texts of one length together: less padding.
+        new = sorted(set(texts) - set(found), key=lambda text: (len(text), text))
+        for batch in batches(new, self.batch_size):
+            found |= dict(zip(batch, self._encode_new_texts(batch), strict=True))
+        for text in found:
+            self._texts[text] = found[text]
+            self._texts.move_to_end(text)
+        while len(self._texts) > self.max_kept_texts:
+            self._texts.popitem(last=False)
+        return torch.stack([found[text] for text in texts]) if texts else torch.zeros(0, 0)
+
+    def _encode_new_texts(self, texts: list[str]) -> Tensor:
+        inputs = self._text_inputs(texts)
+        features = self._features(self.model.get_text_features, inputs)
+        return self._normalized(features, lambda index: f"the text {texts[index]!r}")
+
+    def _text_inputs(self, texts: list[str]) -> Any:
+        longest = context_length(self.model, self.tokenizer)
+        self._note_a_cut(texts, longest)
+        # SigLIP learned with padding, and looks at the last place; the others are padded to the longest text.
+        padding = "max_length" if is_sigmoid_encoder(self.model) else True
+        return self.tokenizer(
+            texts, padding=padding, truncation=longest is not None, max_length=longest, return_tensors="pt"
+        )
+
+    def _note_a_cut(self, texts: list[str], longest: int | None) -> None:
+        if longest is None or self._noted_a_cut:
+            return
+        for text, ids in zip(texts, self.tokenizer(texts, verbose=False)["input_ids"], strict=True):
+            if len(ids) > longest:
+                self._noted_a_cut = True
+                logger.warning(
+                    "A text of %d tokens is cut to the %d that %s reads: %r. Others may be cut too; this is said once.",
+                    *(len(ids), longest, type(self.model).__name__, text),
+                )
+                return
+
+    @torch.no_grad()
+    def encode_images(
+        self, images: Iterable[Image.Image], name: Callable[[int], str] = lambda index: f"image {index}"
+    ) -> Tensor:
+        """The features of images, or of views of them.
+
+        Args:
+            images (`Iterable[PIL.Image.Image]`): upright, of mode RGB. They are asked for `batch_size` at a time, so
+                that a generator of views holds no more in memory.
+            name (`Callable[[int], str]`): how an error names an image, by its number.
+
+        Returns:
+            `Tensor` of shape `(n, D)`, float32, of length 1, on the CPU.
+
+        Raises:
+            ValueError: features that are not finite.
+        """
+        features: list[Tensor] = []
+        count = 0
+        for batch in batches(images, self.batch_size):
+            inputs = self.image_processor(images=batch, return_tensors="pt")
+            of_batch = self._features(self.model.get_image_features, inputs)
+            features.append(self._normalized(of_batch, lambda index, first=count: name(first + index)))
+            count += len(batch)
+        return torch.cat(features) if features else torch.zeros(0, 0)
+
+    def _features(self, function: Callable[..., Any], inputs: Any) -> Tensor:
+        """Call one of the model's two functions with those of the inputs that it takes."""
+        known = inspect.signature(function).parameters
+        values = {
+            key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+            if key in known and isinstance(value, Tensor)
+        }
+        output = function(**values)
+        # transformers 5 returns an output with the projected features as `pooler_output`; other code the features.
+        features = output if isinstance(output, Tensor) else output.pooler_output
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            what = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"type {type(features)}"
+            raise ValueError(
+                f"{type(self.model).__name__}.{function.__name__} gives features of {what} and not one vector an input, "
+                "so it is not a dual encoder that can be used here. Pass a CLIP, SigLIP, ALIGN or similar."
+            )
+        return features
+
+    def _normalized(self, features: Tensor, name: Callable[[int], str]) -> Tensor:
+        features = features.float().cpu()
+        is_broken = ~features.isfinite().all(dim=-1)
+        if is_broken.any():
+            remedy = "" if self.model.dtype == torch.float32 else ", or load the model with `dtype='float32'`"
+            raise ValueError(
+                f"{type(self.model).__name__} gives features that are NaN or infinite for "
+                f"{name(int(is_broken.nonzero()[0]))}. Check the weights of the model{remedy}."
+            )
+        return torch.nn.functional.normalize(features, dim=-1)
+
+    def forget_texts(self) -> None:
+        """Drop the kept features of texts; needed after the weights of the model changed."""
+        self._texts.clear()
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """What the encoder makes of similarities: its own scale times them, plus its bias if it has one.
+
+        Args:
+            scores (`Tensor` of any shape): cosines, or other similarities of their kind.
+
+        Returns:
+            `Tensor` of the same shape, float32.
+        """
+        scale, bias = logit_scale_and_bias(self.model)
+        return scores.float() * scale + bias
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """The probabilities of labels, as the library's zero-shot pipeline computes them from similarities.
+
+        Args:
+            scores (`Tensor` of shape `(…, C)`): similarities of C labels.
+
+        Returns:
+            `Tensor` of the same shape, float32. Those of SigLIP are independent of each other (a sigmoid) and may sum
+            to anything; those of the other encoders sum to 1 (a softmax), so that of a single label is 1.
+        """
+        logits = self.logits(scores)
+        return logits.sigmoid() if is_sigmoid_encoder(self.model) else logits.softmax(dim=-1)
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items each, the last one shorter; the items are asked for as they are needed."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+__all__ = ["BATCH_SIZE", "MAX_KEPT_TEXTS", "DualEncoder", "batches"]

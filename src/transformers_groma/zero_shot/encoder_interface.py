@@ -1,0 +1,105 @@
+"""What a dual encoder of any family is asked: how long a text may be, its logit scale and bias, softmax or sigmoid."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+_FUNCTIONS = ("get_image_features", "get_text_features")
+_REMEDY = "Pass a CLIP, SigLIP, ALIGN or another model with an image and a text encoder."
+# Tokenizers without a limit say 1e30.
+_NO_LIMIT = 10**6
+
+
+def check_dual_encoder(model: Any) -> None:
+    """Check that a model encodes images and texts for one another; nothing is computed.
+
+    Args:
+        model: any object.
+
+    Raises:
+        ValueError: it lacks a function or a logit scale; the message names its class.
+
+    Example:
+    >>> check_dual_encoder(nn.Linear(1, 1))
+    Traceback (most recent call last):
+    ValueError: A Linear is not a dual encoder, as it has no `get_image_features` ...
+    """
+    lacking = next((name for name in _FUNCTIONS if not callable(getattr(model, name, None))), None)
+    if lacking is None and _parameter(model, "logit_scale") is None and _parameter(model, "temperature") is None:
+        lacking = "logit_scale"
+    if lacking is not None:
+        raise ValueError(f"A {type(model).__name__} is not a dual encoder, as it has no `{lacking}`. {_REMEDY}")
+
+
+def is_sigmoid_encoder(model: Any) -> bool:
+    """Whether an encoder was trained with a sigmoid for each pair, as SigLIP is, and texts padded to one length.
+
+    Args:
+        model (`PreTrainedModel`): a dual encoder.
+
+    Returns:
+        `bool`: the library's pipeline asks the same.
+    """
+    return "siglip" in model.config.model_type
+
+
+def logit_scale_and_bias(model: Any) -> tuple[float, float]:
+    """What the encoder itself makes of a cosine: `scale * cosine + bias`.
+
+    Args:
+        model (`PreTrainedModel`): a dual encoder.
+
+    Returns:
+        `tuple[float, float]`: read from the weights at each call, as training changes them.
+    """
+    scale = _parameter(model, "logit_scale")
+    if scale is None:
+        factor = 1 / _parameter(model, "temperature").float()  # ALIGN, TIPSv2
+    else:
+        scale = scale.float()
+        limit = getattr(model, "max_log_logit_scale", None)  # AIMv2
+        factor = (scale if limit is None else scale.clamp(0, limit)).exp()
+    bias = _parameter(model, "logit_bias")
+    return float(factor), 0.0 if bias is None else float(bias)
+
+
+def context_length(model: Any, tokenizer: Any) -> int | None:
+    """The most tokens of a text that an encoder reads.
+
+    Args:
+        model (`PreTrainedModel`): a dual encoder.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+
+    Returns:
+        `int`, *optional*: what the model has positions for, or less if its tokenizer says so. For SigLIP always the
+        positions, as each text is padded to them. `None` if neither has a limit.
+    """
+    text_config = getattr(model.config, "text_config", model.config)
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions is not None:
+        positions -= _unused_positions(model)
+    if is_sigmoid_encoder(model) and positions is not None:
+        return positions
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit is not None and limit < _NO_LIMIT]
+    return min(limits, default=None)
+
+
+def _unused_positions(model: nn.Module) -> int:
+    """RoBERTa and its kind (AltCLIP) count positions from behind that of the padding."""
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ):
+            return module.padding_idx + 1
+    return 0
+
+
+def _parameter(model: Any, name: str) -> Tensor | None:
+    """A parameter of one number; other models use the names for layers."""
+    value = getattr(model, name, None)
+    return value if isinstance(value, Tensor) and value.numel() == 1 else None
+
+
+__all__ = ["check_dual_encoder", "context_length", "is_sigmoid_encoder", "logit_scale_and_bias"]
