@@ -277,8 +277,8 @@ class CrossAlignmentClassifier:
             hypothesis_template (`str`): the text of each candidate label, with `{}` for the label.
 
         Returns:
-            `list[dict]`: for one image `{"score": probability, "label": label}` for each label, best first; for several
-            a list of such lists.
+            `list[dict]`: for one image `{"score": probability, "label": label}` for each label, best first; a list of
+            such lists for several.
         """
         classifier = self
         if candidate_labels is not None:

@@ -146,7 +146,7 @@ class DualEncoder:
             if len(ids) > longest:
                 self._noted_a_cut = True
                 logger.warning(
-                    "A text of %d tokens is cut to the %d that %s reads: %r. Others may be cut too; this is said once.",
+                    "A text of %d tokens is cut to the %d that %s reads: %r. More may be cut; this is said once.",
                     *(len(ids), longest, type(self.model).__name__, text),
                 )
                 return
@@ -191,7 +191,7 @@ class DualEncoder:
         if not isinstance(features, Tensor) or features.ndim != 2:
             what = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"type {type(features)}"
             raise ValueError(
-                f"{type(self.model).__name__}.{function.__name__} gives features of {what} and not one vector an input, "
+                f"{type(self.model).__name__}.{function.__name__} gives features of {what}, not one vector an input, "
                 "so it is not a dual encoder that can be used here. Pass a CLIP, SigLIP, ALIGN or similar."
             )
         return features

@@ -87,11 +87,7 @@ def context_length(model: Any, tokenizer: Any) -> int | None:
 def _unused_positions(model: nn.Module) -> int:
     """RoBERTa and its kind (AltCLIP) count positions from behind that of the padding."""
     for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and isinstance(module, nn.Embedding)
-            and module.padding_idx is not None
-        ):
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return module.padding_idx + 1
     return 0
 
@@ -99,7 +95,7 @@ def _unused_positions(model: nn.Module) -> int:
 def _parameter(model: Any, name: str) -> Tensor | None:
     """A parameter of one number; other models use the names for layers."""
     value = getattr(model, name, None)
-    return value if isinstance(value, Tensor) and value.numel() == 1 else None
+    return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
 
 
 __all__ = ["check_dual_encoder", "context_length", "is_sigmoid_encoder", "logit_scale_and_bias"]

@@ -69,15 +69,15 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def paper_scores(images: Tensor, labels: Tensor) -> Tensor:
-    """The score as the paper draws it: the sum of the similarities of all views and descriptions, each times its weights.
+    """The score as the paper draws it: the weighted sum of the similarities of all views and descriptions.
 
     Args:
         images (`Tensor` of shape `(B, D)`): [`weighted_sum`] of the views of each image.
         labels (`Tensor` of shape `(C, D)`): [`weighted_sum`] of the descriptions of each label.
 
     Returns:
-        `Tensor` of shape `(B, C)`: from -1 to 1. A label whose descriptions differ much from each other has a short sum,
-        which makes its scores small; [`released_scores`] leaves that out.
+        `Tensor` of shape `(B, C)`: from -1 to 1. A label whose descriptions differ much from each other has a short
+        sum, which makes its scores small; [`released_scores`] leaves that out.
 
     Example:
     >>> paper_scores(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0], [0.6, 0.8]]))
@@ -89,8 +89,8 @@ def paper_scores(images: Tensor, labels: Tensor) -> Tensor:
 def released_scores(images: Tensor, labels: Tensor) -> Tensor:
     """The score as the released code computes it: the cosine of the two weighted sums.
 
-    It is [`paper_scores`] divided by the lengths of the two sums. The length of an image's sum is the same for all of its
-    labels, but each label has a length of its own, so that the two scores can prefer different labels:
+    It is [`paper_scores`] divided by the lengths of the two sums. The length of an image's sum is the same for all
+    labels, but each label has a length of its own, so that the two scores can prefer different labels.
 
     Args:
         images (`Tensor` of shape `(B, D)`): [`weighted_sum`] of the views of each image.

@@ -52,8 +52,8 @@ def check_temperature(value: float, name: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
         raise ValueError(
-            f"`{name}` must be a finite number above 0, got {value!r}; the paper has e⁴ = {math.exp(4):.3f} for images "
-            f"and e² = {math.exp(2):.3f} for texts."
+            f"`{name}` must be a finite number above 0, got {value!r}; the paper has {math.exp(4):.3f} for images "
+            f"and {math.exp(2):.3f} for texts."
         )
     return float(value)
 

@@ -89,8 +89,8 @@ def _checked(squares: Tensor, size: tuple[int, int], number: int) -> Tensor:
     height, width = size
     if squares.ndim != 2 or squares.shape[1] != 4 or squares.is_floating_point() or squares.dtype == torch.bool:
         raise ValueError(
-            f"`proposer` must give integers of shape (number of views, 4) for each image, got {squares.dtype} of shape "
-            f"{tuple(squares.shape)} for image {number} of its call: see `squares_of_boxes`."
+            f"`proposer` must give integers of shape (number of views, 4) for each image, got {squares.dtype} of "
+            f"shape {tuple(squares.shape)} for image {number} of its call: see `squares_of_boxes`."
         )
     squares = squares.to(torch.int64)
     is_inside = (squares[:, :2] >= 0).all(1) & (squares[:, 2:] <= squares.new_tensor([width, height])).all(1)

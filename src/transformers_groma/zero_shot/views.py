@@ -81,8 +81,8 @@ def random_squares(
 ) -> Tensor:
     """Draw squares inside an image, of random size and at random places, as the paper draws them.
 
-    The side is a uniform fraction of the shorter side of the image, rounded down, and at least one pixel; the corner is
-    uniform over all places that keep the square inside. The same seed draws the same squares.
+    The side is a uniform fraction of the shorter side of the image, rounded down, and at least one pixel; the corner
+    is uniform over all places that keep the square inside. The same seed draws the same squares.
 
     Args:
         size (`(height, width)`): of the upright image, in pixels.
@@ -117,8 +117,8 @@ def random_squares(
 def grid_squares(size: tuple[int, int], count: int, *, side: float = sum(BOUNDS) / 2) -> Tensor:
     """Place squares of one size evenly over an image, from edge to edge.
 
-    There are as many rows as fit the shape of the image; where the count does not fill them evenly, the upper rows have
-    one square more. 9 squares of a square image are three rows of three.
+    There are as many rows as fit the shape of the image; where the count does not fill them evenly, the upper rows
+    have one square more. 9 squares of a square image are three rows of three.
 
     Args:
         size (`(height, width)`): of the upright image, in pixels.
@@ -135,7 +135,7 @@ def grid_squares(size: tuple[int, int], count: int, *, side: float = sum(BOUNDS)
     >>> grid_squares((10, 20), 2, side=1.0).tolist()
     [[0, 0, 10, 10], [10, 0, 20, 10]]
     """
-    check_bounds((side, side), "side")
+    check_fraction(side, "side")
     check_count(count)
     height, width = size
     pixels = max(int(side * min(height, width)), 1)
@@ -160,20 +160,25 @@ def check_count(count: int, name: str = "count") -> None:
         )
 
 
-def check_bounds(bounds: tuple[float, float], name: str = "bounds") -> None:
-    """Refuse sides of squares that are not fractions of the shorter side of an image, smallest first."""
-    shown = bounds[0] if name == "side" else bounds
-    try:
-        low, high = bounds
-        is_valid = 0 < low <= high <= 1
-    except (TypeError, ValueError):
-        is_valid = False
-    if not is_valid:
-        what = "a fraction" if name == "side" else "two fractions"
+def check_fraction(side: float, name: str) -> None:
+    """Refuse a side of squares that is not a fraction of the shorter side of an image."""
+    if isinstance(side, bool) or not isinstance(side, (int, float)) or not 0 < side <= 1:
         raise ValueError(
-            f"`{name}` must be {what} of the shorter side of an image, above 0 and at most 1, got {shown!r}; the paper "
-            f"has {BOUNDS}, its released code {RELEASED_BOUNDS}."
+            f"`{name}` must be a fraction of the shorter side of an image, above 0 and at most 1, got {side!r}."
         )
+
+
+def check_bounds(bounds: tuple[float, float]) -> None:
+    """Refuse bounds that are not two fractions of the shorter side of an image, the smaller one first."""
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ValueError(
+            f"`bounds` must be the smallest and the largest side, got {bounds!r}; the paper has {BOUNDS}, its "
+            f"released code {RELEASED_BOUNDS}."
+        )
+    for side in bounds:
+        check_fraction(side, "bounds")
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"`bounds` must have the smaller side first, got {bounds!r}: pass {tuple(bounds[::-1])!r}.")
 
 
 __all__ = [
@@ -182,6 +187,7 @@ __all__ = [
     "Views",
     "check_bounds",
     "check_count",
+    "check_fraction",
     "grid_squares",
     "random_squares",
 ]
