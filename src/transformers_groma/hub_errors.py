@@ -1,7 +1,6 @@
 """Errors of the Hub in one sentence that says what to do, for what is loaded and for what is pushed."""
 
 import difflib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,23 +246,4 @@ def _reason(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__).rstrip(".:")
 
 
-def is_hub_name(model: str | os.PathLike[str]) -> bool:
-    """Whether what names a model is a name on the Hub, and not a folder.
-
-    Args:
-        model (`str` or path): folder or Hub name.
-
-    Returns:
-        `bool`
-
-    Example:
-    >>> is_hub_name("org/groma-7b"), is_hub_name("hub_configs/groma-tiny"), is_hub_name("/no/folder")
-    (True, False, False)
-    """
-    name = os.fspath(model)
-    if os.path.exists(name) or os.path.isabs(name) or name.startswith((".", "~")):
-        return False
-    return name.count("/") <= 1 and "\\" not in name
-
-
-__all__ = ["LOG_IN", "HubError", "is_hub_name", "loading_from_hub", "nearest_folder", "page_of", "pushing_to_hub"]
+__all__ = ["LOG_IN", "HubError", "loading_from_hub", "nearest_folder", "page_of", "pushing_to_hub"]

@@ -10,7 +10,8 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .damaged_models import errors_of_damaged_files
-from .hub_errors import HubError, is_hub_name, loading_from_hub, nearest_folder, page_of
+from .hub_errors import HubError, loading_from_hub, nearest_folder, page_of
+from .hub_names import is_hub_name
 from .model_files import base_of_adapter, read_json
 
 _LACKS_A_FILE = re.compile(r"does not appear to have (?:a file|files) named (.+?)\.?(?:$| Checkout|\n)", re.MULTILINE)

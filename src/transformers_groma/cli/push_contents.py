@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..hub_names import has_owner_and_name
 from .arguments import importing_data_packages
 from .models import source_checkout
 
@@ -19,14 +20,13 @@ KINDS_OF_OPTIONS = {
     "license": ("model", "dataset"),
     "local_builds": ("kernel",),
 }
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # How the Hub writes licences.
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def is_app_of_model(arguments: argparse.Namespace) -> bool:
     """Whether DIR is not a folder but the Hub name of a model, for a Space that shows it."""
-    is_name = _HUB_NAME.fullmatch(arguments.folder.as_posix()) is not None
+    is_name = has_owner_and_name(arguments.folder.as_posix())
     return arguments.kind == "space" and is_name and not arguments.folder.exists()
 
 

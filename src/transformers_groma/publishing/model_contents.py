@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import constants
 from transformers.utils import CHAT_TEMPLATE_DIR
 
-from ..hub_errors import is_hub_name
+from ..hub_names import has_owner_and_name, is_hub_name
 from ..model_cards import KIND_OF_TYPE, ModelKind
 from ..model_files import checked_file, model_files, read_json
 from .contents import Contents, left_out_of
@@ -32,7 +32,6 @@ WEIGHTS_THERE = (
 _ORIGINS = ("_name_or_path", "name_or_path")
 # Folders of a model: results of evaluations, and chat templates beside the first.
 _FOLDERS = {constants.EVAL_RESULTS_FOLDER: "*.yaml", CHAT_TEMPLATE_DIR: "*.jinja"}
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _IMAGE_LINK = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=[\"']([^\"']+)")
 
 
@@ -68,7 +67,7 @@ def model_contents(
         if code:
             raise ValueError(f"{folder} is an adapter, which holds no code: push it without --remote-code.")
     else:
-        if base_model is not None and not (is_hub_name(base_model) and _HUB_NAME.fullmatch(base_model)):
+        if base_model is not None and not (is_hub_name(base_model) and has_owner_and_name(base_model)):
             raise ValueError(f"--base-model {base_model!r} is not the name of a model on the Hub: write ORG/NAME.")
         check_model(folder)
         settings = read_json(checked_file(folder, "config.json"))

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from ...hub_names import has_owner_and_name
 from .hub_dataset import HubDataset, hub_shards
 from .image_folder import IMAGE_SUFFIXES, files_below, image_folder_shards
 from .parquet_files import parquet_shards
@@ -19,7 +20,6 @@ SourceKind = Literal["images", "parquet", "webdataset", "hub"]
 SOURCE_KINDS = IMAGES, PARQUET, WEBDATASET, HUB = ("images", "parquet", "webdataset", "hub")
 _SUFFIXES = {IMAGES: IMAGE_SUFFIXES, PARQUET: (".parquet",), WEBDATASET: TAR_SUFFIXES}
 _WORDS = {IMAGES: "image files", PARQUET: "Parquet files", WEBDATASET: "tar files"}
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # More files than this are a mistake in a pattern.
 _MOST_FILES = 1_000_000
@@ -68,7 +68,7 @@ def open_source(
     else:
         options_kind = options.kind
     path = Path(source).expanduser()
-    if options_kind == HUB or (options_kind is None and not _is_here(source, path) and _REPO_ID.fullmatch(source)):
+    if options_kind == HUB or (options_kind is None and not _is_here(source, path) and has_owner_and_name(source)):
         _refuse_columns_of_others(options, HUB)
         dataset = HubDataset(source, options.config, options.split, options.source_revision)
         try:

@@ -24,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import yaml_dump
 
 from ..._files import write_files
+from ...hub_names import has_owner_and_name
 from ...model_cards import fill_card
 from .report import Results, read_results
 
@@ -33,7 +34,6 @@ SOURCE_URL = "https://github.com/transformers-groma/transformers-groma"
 DIGITS = 5
 EMPTY_CARD = Path(__file__).with_name("empty_card.md")
 # `owner/name`, as the Hub allows it. A folder on this machine is not a dataset of the Hub, whatever its name.
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 
@@ -150,7 +150,7 @@ def _read_card(model_dir: Path) -> ModelCard:
 def _is_on_hub(run: Results) -> bool:
     dataset = run.settings["dataset"]
     is_local = run.settings.get("local_dataset", False) or Path(dataset).exists()
-    return _HUB_NAME.fullmatch(dataset) is not None and not is_local
+    return has_owner_and_name(dataset) and not is_local
 
 
 def _eval_results(run: Results) -> list[EvalResult]:
