@@ -22,7 +22,7 @@ ROOMS = {
     "exports": ("root", "data"),
     "shapes": ("root", "data"),
     "endpoints": ("root",),
-    "zero_shot": ("root", "models", "family", "pipeline"),
+    "zero_shot": ("root", "models", "family", "pipeline", "endpoints"),
     "evaluation": ("root", "models", "family", "pipeline", "data", "shapes", "endpoints", "zero_shot"),
     "training": ("root", "models", "family", "pipeline", "data", "evaluation"),
     "integrations": ("root", "models", "family", "pipeline", "data", "evaluation"),
