@@ -41,6 +41,7 @@ PIPELINE_MODULES = (
     *("pipeline.py", "verbs.py", "verb_inputs.py", "grounded_chat.py", "answering.py", "answer_settings.py"),
     *("loading.py", "perceived_images.py", "streaming.py", "answer_masks.py", "pointed_regions.py", "segmenting.py"),
     *("verb_steps.py", "pipeline_samples.py", "converting.py", "language_model_export.py", "perceiver_loading.py"),
+    "detector_loading.py",
 )
 # These say where things are to be found, so they name modules of every room.
 DIRECTORIES = ("__init__.py", "_registration.py", "export_remote_code.py")

@@ -11,6 +11,8 @@ from typing import Any
 
 # The types of the models that answer with regions.
 ANSWERING_MODELS = ("groma", "glamm")
+# The types of the models that propose regions: a whole Groma, and the detector of training stage 1.
+PROPOSING_MODELS = ("groma", "groma_region_proposal")
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -189,6 +191,7 @@ def base_of_adapter(folder: str | os.PathLike) -> str | None:
 __all__ = [
     "ANSWERING_MODELS",
     "KNOWN_FILES",
+    "PROPOSING_MODELS",
     "base_of_adapter",
     "checked_file",
     "model_files",

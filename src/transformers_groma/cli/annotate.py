@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._output_errors import OutputError
-from ..model_files import ANSWERING_MODELS
+from ..model_files import ANSWERING_MODELS, PROPOSING_MODELS
 from .arguments import (
     BOX_FORMATS,
     CommandError,
@@ -340,7 +340,7 @@ def _source_options(arguments: argparse.Namespace) -> Any:
 def _checked_model(model: str | None, tasks: "AnnotationTasks", revision: str | None) -> str:
     if tasks.needs_language_model:
         return checked_model(model, ANSWERING_MODELS, revision=revision)
-    return checked_model(model, ("groma", "groma_region_proposal"), {"glamm": _NO_PROPOSER}, revision)
+    return checked_model(model, PROPOSING_MODELS, {"glamm": _NO_PROPOSER}, revision)
 
 
 def _settings(

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..loading_options import LoadingOptions
-from ..model_files import ANSWERING_MODELS
+from ..model_files import ANSWERING_MODELS, PROPOSING_MODELS
 from .arguments import CommandError, errors_of, errors_of_loading
 from .output import note
 from .region_arguments import option_of
@@ -131,36 +131,52 @@ def propose_regions(
         "point at what you mean (`groma segment IMAGE --point X,Y`), name it (`groma segment IMAGE PHRASE`), or have "
         "the image described (`groma caption IMAGE`), as it has no region proposer"
     )
+    detector, image_processor = load_proposing(model, device, options, remedy)
+    import torch
+
+    from ..masks import masks_of_logits
+    from ..regions import Regions, regions_of_slots
+
+    if masks:
+        check_masks(detector, "--masks")
+    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(detector.device)
+    features = detector.get_image_features(pixel_values)
+    slots = (features.region_boxes, features.region_scores, features.region_mask)
+    (regions,) = regions_of_slots(*slots, [(image.height, image.width)])
+    if not masks or not len(regions):
+        return regions
+    decoded = detector.segment(features, slots=torch.tensor([regions.ids], device=detector.device))
+    pixels = masks_of_logits(decoded.logits[0, :, 0], image.height, image.width)
+    return Regions(regions.xyxy, regions.scores, regions.ids, pixels)
+
+
+def load_proposing(
+    model: str | None, device: str | None, options: LoadingOptions, remedy: str, argument: str = "--model"
+) -> tuple[Any, Any]:
+    """Check a model and load what proposes regions of it, with its image processor.
+
+    Args:
+        model (`str`, *optional*): of the command line; the tiny model of this package by default.
+        device (`str`, *optional*): the best one available by default.
+        options (`LoadingOptions`): how it is loaded; what is for a language model is noted and left out.
+        remedy (`str`): what to do instead with a GLaMM, which has no region proposer.
+        argument (`str`): how errors name the model.
+
+    Raises:
+        CommandError: it is not a model that proposes regions, or it cannot be loaded so.
+    """
     asked = model
-    model = checked_model(asked, ("groma", "groma_region_proposal"), {"glamm": remedy}, options.revision)
+    model = checked_model(asked, PROPOSING_MODELS, {"glamm": remedy}, options.revision, argument)
     options = options_of(options, asked, model)
     if options.of_language_model:
         names = " and ".join(f"--{name}" for name in options.of_language_model)
         note(f"finding regions needs no language model, so {names} changes nothing")
     options = options.without_language_model()
     device = checked_device(device, options)
-    import torch
-    from transformers import AutoImageProcessor
+    from ..detector_loading import load_detector
 
-    from ..loading import load_weights
-    from ..masks import masks_of_logits
-    from ..models.groma.modeling_groma_detector import GromaForRegionProposal
-    from ..regions import Regions, regions_of_slots
-
-    with errors_of(f"--model {model!r}"):
-        detector = load_weights(GromaForRegionProposal, model, device, options)
-        image_processor = AutoImageProcessor.from_pretrained(model, revision=options.revision)
-    if masks:
-        check_masks(detector, "--masks")
-    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"].to(device)
-    features = detector.get_image_features(pixel_values)
-    slots = (features.region_boxes, features.region_scores, features.region_mask)
-    (regions,) = regions_of_slots(*slots, [(image.height, image.width)])
-    if not masks or not len(regions):
-        return regions
-    decoded = detector.segment(features, slots=torch.tensor([regions.ids], device=device))
-    pixels = masks_of_logits(decoded.logits[0, :, 0], image.height, image.width)
-    return Regions(regions.xyxy, regions.scores, regions.ids, pixels)
+    with errors_of(f"{argument} {model!r}"):
+        return load_detector(model, device, options)
 
 
 def check_masks(model: Any, what: str) -> None:

@@ -20,6 +20,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...answer_masks import has_mask_decoder
 from ...boxes import box_iou
 from ...masks import RLE, mask_to_rle
+from ...model_files import PROPOSING_MODELS
 from ...regions import Regions
 from ..benchmark import (
     Asking,
@@ -291,7 +292,7 @@ BENCHMARK = Benchmark(
     score_rows=score_detection_rows,
     metrics=METRICS,
     published=PUBLISHED,
-    model_types=("groma", "groma_region_proposal"),
+    model_types=PROPOSING_MODELS,
     plots={"recall_at_n.png": plot_counts, "recall_by_size.png": plot_sizes},
     drawn_boxes=region_and_true_boxes,
     drawn_masks=region_and_true_masks,

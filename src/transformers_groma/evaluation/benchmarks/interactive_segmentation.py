@@ -18,6 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ...image_inputs import to_upright_8_bit
 from ...masks import RLE, mask_to_rle, masks_of_logits, rle_area, rle_to_box, rle_to_mask
+from ...model_files import PROPOSING_MODELS
 from ...models.groma.processing_groma import GromaProcessor
 from ...point_labels import NO_POINT
 from ...regions import Regions
@@ -278,7 +279,7 @@ BENCHMARK = Benchmark(
     score_rows=score_click_rows,
     metrics=METRICS,
     needs_masks=True,
-    model_types=("groma", "groma_region_proposal"),
+    model_types=PROPOSING_MODELS,
     drawn_boxes=drawn_click_boxes,
     drawn_masks=drawn_click_masks,
 )
