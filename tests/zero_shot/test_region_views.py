@@ -81,9 +81,23 @@ def test_more_context_makes_larger_views(proposer, images):
     assert sides[1] > 1.3 * sides[0]
 
 
-def test_where_nothing_is_found_there_is_no_view(proposer, images, monkeypatch):
+def test_a_model_that_is_sure_of_nothing_gives_its_best_view(proposer, images, squares, monkeypatch):
     monkeypatch.setattr(proposer.model.config, "box_score_threshold", 1.0)
-    assert [views.shape for views in proposer(images)] == [(0, 4)] * 3
+    assert [views.tolist() for views in proposer(images[:1])] == [squares[0][:1].tolist()]
+
+
+def test_where_nothing_is_found_there_is_no_view(proposer, images, monkeypatch):
+    """A box that is not finite is not a region; a caller's own detector may find nothing."""
+    propose = proposer.model.propose_regions
+
+    def with_broken_boxes(pixel_values):
+        found = propose(pixel_values)
+        found.boxes[0] = float("nan")
+        return found
+
+    monkeypatch.setattr(proposer.model, "propose_regions", with_broken_boxes)
+    first, second = proposer([images[0], images[2]])
+    assert first.shape == (0, 4) and len(second) > 1
     assert proposer([]) == []
 
 

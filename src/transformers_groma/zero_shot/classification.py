@@ -1,12 +1,14 @@
 """What a classifier says of an image: labels with scores, best first, and which place supported which description."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .class_texts import ClassTexts
+from .classification_drawing import PLACES, draw_classification
 from .scores import similarity_matrix, weighted_sum
 from .views import Views
 
@@ -54,6 +56,32 @@ class Support:
             "similarity": self.similarity,
             "contribution": self.contribution,
         }
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of an image, how much it counts, and the description of a label that it fits best.
+
+    Args:
+        view_xyxy (`tuple[int, int, int, int]`): `xyxy` in absolute pixels of the upright image, right and bottom
+            exclusive.
+        kind (`str`): where the view comes from, see [`Views`].
+        weight (`float`): how much the view counts, for all labels alike; those of all views sum to 1.
+        contribution (`float`): its part of the label's score, over all descriptions.
+        description (`str`): of those of the label the one most similar to the view.
+        similarity (`float`): cosine of the two.
+    """
+
+    view_xyxy: tuple[int, int, int, int]
+    kind: str
+    weight: float
+    contribution: float
+    description: str
+    similarity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The place as a `dict` of plain values."""
+        return {**asdict(self), "view_xyxy": list(self.view_xyxy)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +166,39 @@ class Explanation:
             )
         return supports
 
+    def places(self, label: str, n: int = 5) -> list[Place]:
+        """The places that count most, each with the description of a label that it fits best.
+
+        How much a place counts follows from the image alone. A few descriptions close to the label's name weigh most
+        at every place, so [`Explanation.strongest`] names these again and again; here each place says what it shows.
+
+        Args:
+            label (`str`): one of the labels.
+            n (`int`): at most this many.
+
+        Returns:
+            `list[Place]`: by falling weight.
+
+        Raises:
+            ValueError: a label that the classifier does not have.
+        """
+        contributions, similarities = self.contributions(label).sum(dim=1), self.similarities(label)
+        descriptions = self.descriptions(label)
+        places = []
+        for view in self.weights.sort(descending=True, stable=True).indices[:n].tolist():
+            text = int(similarities[view].argmax())
+            places.append(
+                Place(
+                    view_xyxy=tuple(self.views_xyxy[view].tolist()),
+                    kind=self.kinds[view],
+                    weight=float(self.weights[view]),
+                    contribution=float(contributions[view]),
+                    description=descriptions[text],
+                    similarity=float(similarities[view, text]),
+                )
+            )
+        return places
+
 
 @dataclass(frozen=True, eq=False)
 class Classification:
@@ -156,14 +217,31 @@ class Classification:
         """The best label."""
         return self.scores[0].label
 
+    def draw(self, image: Image.Image, label: str | None = None, places: int = PLACES) -> Image.Image:
+        """Draw the places that count most, with the description of a label that each fits best.
+
+        Args:
+            image (`PIL.Image.Image`): the image that was classified; it is not changed.
+            label (`str`, *optional*): one of the labels; the best one by default.
+            places (`int`): at most this many.
+
+        Returns:
+            `PIL.Image.Image`: a new RGB image, see [`draw_classification`].
+
+        Raises:
+            ValueError: the image was classified without `explain=True`, or there is no such label.
+        """
+        return draw_classification(image, self, label, places)
+
     def to_dict(self, strongest: int = 5) -> dict[str, Any]:
         """The classification as a `dict` of plain values, for JSON.
 
         Args:
-            strongest (`int`): of an explanation, the pairs of view and description that added most to the best label.
+            strongest (`int`): of an explanation, how many of the places that count most, and how many of the pairs of
+                a view and a description that add most to the best label.
 
         Returns:
-            `dict`: `label`, `scores` (best first) and, if it was explained, `supports`.
+            `dict`: `label`, `scores` (best first) and, if it was explained, `places` and `supports`.
         """
         result: dict[str, Any] = {
             "label": self.label,
@@ -172,8 +250,9 @@ class Classification:
             ],
         }
         if self.explanation is not None:
+            result["places"] = [place.to_dict() for place in self.explanation.places(self.label, strongest)]
             result["supports"] = [support.to_dict() for support in self.explanation.strongest(self.label, strongest)]
         return result
 
 
-__all__ = ["Classification", "Explanation", "LabelScore", "Support"]
+__all__ = ["Classification", "Explanation", "LabelScore", "Place", "Support"]
