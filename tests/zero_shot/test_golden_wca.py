@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from transformers_groma.zero_shot import CrossAlignmentClassifier
 from transformers_groma.zero_shot.released_protocol import repeated_accuracy, scores_of_draws
 from transformers_groma.zero_shot.scores import (
     description_weights,
@@ -118,7 +119,7 @@ def test_the_whole_image_alone_is_scored_by_weighted_texts(golden_case):
 
 
 def test_probabilities_are_those_that_the_pipeline_gave(golden_case):
-    classifier = golden_case.classifier(views=None)
+    classifier = CrossAlignmentClassifier.from_encoder(golden_case.encoder, views=None)
     names = [label.replace("_", " ") for label in golden_case.labels]
     recorded = golden_case.notes["transformers_pipeline_whole_image"]
     for expected, result in zip(recorded, classifier(golden_case.images, names), strict=True):

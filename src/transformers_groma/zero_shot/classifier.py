@@ -14,16 +14,20 @@ from ..image_inputs import shortened
 from .class_texts import ClassTexts, encode_class_texts
 from .classification import Classification, Explanation, LabelScore
 from .dual_encoder import BATCH_SIZE, DualEncoder, batches
+from .label_texts import texts_of_labels
+from .methods import METHODS, Method, method_of
 from .rgb_images import read_rgb
 from .scores import SCORES, view_weights, weighted_sum
 from .temperatures import check_temperature, default_temperatures
+from .text_forms import DEFAULT_TEMPLATE
 from .view_features import ViewFeatures, encode_views
 from .view_sources import Proposer, check_view_source, views_of_images
 from .views import BOUNDS, Views, check_bounds, check_count
 
 # As in the paper.
 VIEW_COUNT = 60
-ANCHOR_TEMPLATE = "a photo of a {}."
+# The template of transformers' own pipeline.
+PIPELINE_TEMPLATE = "This is a photo of {}."
 
 
 class CrossAlignmentClassifier:
@@ -35,20 +39,26 @@ class CrossAlignmentClassifier:
     Args:
         model (`PreTrainedModel`): any dual encoder of transformers, see [`DualEncoder`].
         processor (`ProcessorMixin`): its processor.
-        labels (`Sequence[str]`, *optional*): what an image may be, each once. An underscore is a space in texts.
-        descriptions (`Mapping[str, Sequence[str]]`, *optional*): descriptions of each label, by label.
+        labels (`Sequence[str]`, *optional*): what an image may be, no two of the same name. An underscore is a space
+            in texts. By default the keys of `descriptions`. A single label is allowed; unless the encoder is a SigLIP,
+            its probability is 1 for every image, as the library's pipeline has it, and only its score says something.
+        descriptions (`Mapping[str, Sequence[str]]`, *optional*): texts by label, such as [`read_descriptions`] reads
+            from a file of CuPL or DCLIP. Without them templates with the label are compared.
+        method (`str` or `Method`): `"wca"`, or a baseline of `methods.METHODS`. The baselines compare the whole image
+            alone, whatever `views` says, with the mean of the texts by cosine, whatever `score` says.
         views (`str`, *optional*): `"random"` squares, those of a `"grid"`, the `"regions"` that a `proposer` finds,
             `"both"` random squares and regions, or `None` for the whole image alone.
         view_count (`int`): random squares, or squares of the grid, of an image.
         bounds (`(float, float)`): sides of the squares as fractions of the shorter side of the image.
-        seed (`int`): of the random squares. Those of an image follow from its pixels and the seed, not from its batch.
+        seed (`int`): of the random squares, which follow from it and the pixels of an image; and of random texts.
         score (`str`): `"paper"`, the sum of all weighted similarities, as the paper's figure draws it; or
             `"released"`, the cosine of the weighted sums, as the published code computes it. See `scores.py`.
         image_temperature, text_temperature (`float`, *optional*): of the weights of views and descriptions; by default
             those of the encoder's family in `temperatures.py`.
         proposer (`Callable`, *optional*): what finds the regions: a [`RegionViews`], or a function of its kind.
-        view_batch (`int`): views in one call of the encoder; it bounds memory.
+        templates (`Sequence[str]`, *optional*): with `{}` for the label, for methods and labels without descriptions.
         anchor_template (`str`): what descriptions are weighed by, with `{}` for the label.
+        view_batch (`int`): views in one call of the encoder; it bounds memory.
 
     Raises:
         ValueError: an argument out of its range, a model that is not a dual encoder, or labels and descriptions that
@@ -126,6 +136,7 @@ class CrossAlignmentClassifier:
         labels: Sequence[str] | None = None,
         descriptions: Mapping[str, Sequence[str]] | None = None,
         *,
+        method: str | Method = "wca",
         views: str | None = "random",
         view_count: int = VIEW_COUNT,
         bounds: tuple[float, float] = BOUNDS,
@@ -134,8 +145,10 @@ class CrossAlignmentClassifier:
         image_temperature: float | None = None,
         text_temperature: float | None = None,
         proposer: Proposer | None = None,
-        anchor_template: str = ANCHOR_TEMPLATE,
+        templates: Sequence[str] | None = None,
+        anchor_template: str = DEFAULT_TEMPLATE,
     ) -> None:
+        self.method = method_of(method)
         check_view_source(views, proposer)
         check_count(view_count, "view_count")
         check_bounds(bounds)
@@ -150,22 +163,27 @@ class CrossAlignmentClassifier:
         self.text_temperature = check_temperature(
             defaults.text if text_temperature is None else text_temperature, "text_temperature"
         )
-        self.encoder, self.views, self.view_count, self.bounds, self.seed = encoder, views, view_count, bounds, seed
-        self.score, self.proposer, self.anchor_template = score, proposer, anchor_template
-        self.labels: tuple[str, ...] = ()
-        self._texts: ClassTexts | None = None
-        if labels is not None:
-            self._set_labels(labels, descriptions)
+        self.encoder, self.view_count, self.bounds = encoder, view_count, bounds
+        self.seed, self.proposer = seed, proposer
+        self.views = views if self.method.pools_views else None
+        # What the baselines are by definition: the mean of a label's texts, normalized, against the image.
+        self.score = score if self.method.weighs_texts else "released"
+        self._descriptions, self._templates, self._anchor_template = descriptions, templates, anchor_template
+        self._labels: tuple[str, ...] = ()
+        self._encoded: tuple[Any, ClassTexts] | None = None
+        if labels is not None or descriptions is not None:
+            self._set_labels(list(descriptions) if labels is None else labels)
 
-    def _set_labels(self, labels: Sequence[str], descriptions: Mapping[str, Sequence[str]] | None) -> None:
-        names = [label.replace("_", " ") for label in labels]
-        self._anchors = [self.anchor_template.replace("{}", name) for name in names]
-        self._descriptions = (
-            [[anchor] for anchor in self._anchors]
-            if descriptions is None
-            else [list(descriptions[name]) for name in names]
+    def _set_labels(self, labels: Sequence[str]) -> None:
+        self._label_texts = texts_of_labels(
+            labels,
+            self._descriptions,
+            self.method,
+            templates=self._templates,
+            anchor_template=self._anchor_template,
+            seed=self.seed,
         )
-        self.labels, self._texts = tuple(labels), None
+        self._labels, self._encoded = tuple(labels), None
 
     def with_labels(
         self, labels: Sequence[str], descriptions: Mapping[str, Sequence[str]] | None = None
@@ -173,25 +191,35 @@ class CrossAlignmentClassifier:
         """The same classifier with other labels. Only texts that are new are encoded.
 
         Args:
-            labels, descriptions: of the constructor.
+            labels (`Sequence[str]`): the other labels.
+            descriptions (`Mapping[str, Sequence[str]]`, *optional*): theirs; by default those of this classifier.
 
         Returns:
             `CrossAlignmentClassifier`: another one; this one does not change.
         """
         other = copy.copy(self)
-        other._set_labels(labels, descriptions)
+        if descriptions is not None:
+            other._descriptions = descriptions
+        other._set_labels(labels)
         return other
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, as the caller named them."""
+        return self._labels
+
+    @property
     def texts(self) -> ClassTexts:
-        """The encoded texts of the labels; encoded when they are first needed."""
-        if not self.labels:
+        """The encoded texts of the labels; encoded when they are first needed, and again after a step of training."""
+        if not self._labels:
             raise ValueError("The classifier has no labels: pass `labels` to it, or `candidate_labels` to its call.")
-        if self._texts is None:
-            self._texts = encode_class_texts(
-                self.encoder, self.labels, self._anchors, self._descriptions, self.text_temperature
-            )
-        return self._texts
+        state = self.encoder.state
+        if self._encoded is None or self._encoded[0] != state:
+            temperature = self.text_temperature if self.method.weighs_texts else None
+            texts = self._label_texts
+            encoded = encode_class_texts(self.encoder, self._labels, texts.anchors, texts.texts, temperature)
+            self._encoded = state, encoded
+        return self._encoded[1]
 
     def encode(self, images: Sequence[Image.Image], first: int = 0) -> ViewFeatures:
         """Choose the views of images and encode them. Scores of several classifiers can follow from the result.
@@ -244,7 +272,7 @@ class CrossAlignmentClassifier:
             probabilities = self.encoder.probabilities(scores)
             for index in range(len(features)):
                 explanation = self._explained(features, index, texts) if explain else None
-                results.append(Classification(_ranked(self.labels, scores[index], probabilities[index]), explanation))
+                results.append(Classification(_ranked(self._labels, scores[index], probabilities[index]), explanation))
         if not results:
             raise ValueError("`images` holds no image: pass at least one.")
         return results
@@ -266,25 +294,40 @@ class CrossAlignmentClassifier:
         self,
         images: Any,
         candidate_labels: Sequence[str] | None = None,
-        hypothesis_template: str = "This is a photo of {}.",
+        hypothesis_template: str | None = None,
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """Classify images as transformers' `pipeline("zero-shot-image-classification")` is called, with its results.
 
         Args:
             images: one image, or several.
-            candidate_labels (`Sequence[str]`, *optional*): labels for this call; by default the classifier's own, with
-                their descriptions.
-            hypothesis_template (`str`): the text of each candidate label, with `{}` for the label.
+            candidate_labels (`Sequence[str]`, *optional*): labels for this call; by default the classifier's own.
+                Where the classifier has descriptions they are looked up there, else each label is compared by the
+                template alone, and with `views=None` the results are those of the library's pipeline.
+            hypothesis_template (`str`, *optional*): the text of each candidate label, with `{}` for the label; by
+                default `"This is a photo of {}."`, as in the library. It is what descriptions are weighed by.
 
         Returns:
             `list[dict]`: for one image `{"score": probability, "label": label}` for each label, best first; a list of
             such lists for several.
+
+        Raises:
+            ValueError: as [`classify`] and the constructor; and a template without candidate labels.
         """
         classifier = self
         if candidate_labels is not None:
             classifier = copy.copy(self)
-            classifier.anchor_template = hypothesis_template
-            classifier._set_labels(candidate_labels, None)
+            if self._descriptions is None and self._templates is None and self.method.uses_templates:
+                classifier.method = METHODS["wca"] if self.method.pools_views else METHODS["template"]
+                classifier._templates = [PIPELINE_TEMPLATE if hypothesis_template is None else hypothesis_template]
+                classifier._anchor_template = classifier._templates[0]
+            elif hypothesis_template is not None:
+                classifier._anchor_template = hypothesis_template
+            classifier._set_labels(candidate_labels)
+        elif hypothesis_template is not None:
+            raise ValueError(
+                f"`hypothesis_template={hypothesis_template!r}` is for `candidate_labels`: pass these too, or pass "
+                "`templates` to the classifier."
+            )
         results = [
             [{"score": score.probability, "label": score.label} for score in result.scores]
             for result in classifier.classify(images)
@@ -310,4 +353,4 @@ def _ranked(labels: Sequence[str], scores: Tensor, probabilities: Tensor) -> tup
     return tuple(LabelScore(labels[index], values[index], chances[index]) for index in order)
 
 
-__all__ = ["ANCHOR_TEMPLATE", "VIEW_COUNT", "CrossAlignmentClassifier"]
+__all__ = ["PIPELINE_TEMPLATE", "VIEW_COUNT", "CrossAlignmentClassifier"]

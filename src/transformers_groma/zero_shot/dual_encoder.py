@@ -31,7 +31,8 @@ class DualEncoder:
 
     Any model with `get_image_features`, `get_text_features` and a logit scale: CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP,
     Chinese CLIP, MetaCLIP 2 and others. Features come back in float32 and of length 1, on the CPU, whatever the dtype
-    and device of the model. The features of a text are kept, so that a text goes through the model once.
+    and device of the model. The features of a text are kept, so that a text goes through the model once; they are
+    dropped when training changes the weights.
 
     Args:
         model (`PreTrainedModel`): put into evaluation mode.
@@ -67,6 +68,7 @@ class DualEncoder:
         self.batch_size = batch_size
         self.max_kept_texts = max_kept_texts
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._texts_state = self.state
         self._noted_a_cut = False
 
     @classmethod
@@ -113,11 +115,14 @@ class DualEncoder:
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"`texts` must be texts with at least one character each, got {text!r}.")
+        if self._texts_state != self.state:
+            self.forget_texts()
         found = {text: self._texts[text] for text in texts if text in self._texts}
         # Texts of one length together: less padding.
         new = sorted(set(texts) - set(found), key=lambda text: (len(text), text))
         for batch in batches(new, self.batch_size):
-            found |= dict(zip(batch, self._encode_new_texts(batch), strict=True))
+            # Copies: a row of the batch would keep the whole batch in memory.
+            found |= {text: row.clone() for text, row in zip(batch, self._encode_new_texts(batch), strict=True)}
         for text in found:
             self._texts[text] = found[text]
             self._texts.move_to_end(text)
@@ -179,6 +184,7 @@ class DualEncoder:
 
     def _features(self, function: Callable[..., Any], inputs: Any) -> Tensor:
         """Call one of the model's two functions with those of the inputs that it takes."""
+        self.model.eval()  # training may have gone on since the last call
         known = inspect.signature(function).parameters
         values = {
             key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
@@ -207,9 +213,17 @@ class DualEncoder:
             )
         return torch.nn.functional.normalize(features, dim=-1)
 
+    @property
+    def state(self) -> tuple[int, torch.dtype, torch.device]:
+        """Changes when the model's weights change in place, as in a step of training, or its dtype or device does."""
+        parameters = self.model.parameters()
+        steps = sum(parameter._version for parameter in parameters if not parameter.is_inference())
+        return steps, self.model.dtype, self.model.device
+
     def forget_texts(self) -> None:
-        """Drop the kept features of texts; needed after the weights of the model changed."""
+        """Drop the kept features of texts; needed after weights were written through `parameter.data`."""
         self._texts.clear()
+        self._texts_state = self.state
 
     def logits(self, scores: Tensor) -> Tensor:
         """What the encoder makes of similarities: its own scale times them, plus its bias if it has one.

@@ -8,6 +8,8 @@ _FUNCTIONS = ("get_image_features", "get_text_features")
 _REMEDY = "Pass a CLIP, SigLIP, ALIGN or another model with an image and a text encoder."
 # Tokenizers without a limit say 1e30.
 _NO_LIMIT = 10**6
+# The tokens of every text that SigLIP and SigLIP 2 were trained with, padding included.
+SIGLIP_LENGTH = 64
 
 
 def check_dual_encoder(model: Any) -> None:
@@ -71,15 +73,15 @@ def context_length(model: Any, tokenizer: Any) -> int | None:
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
 
     Returns:
-        `int`, *optional*: what the model has positions for, or less if its tokenizer says so. For SigLIP always the
-        positions, as each text is padded to them. `None` if neither has a limit.
+        `int`, *optional*: what the model has positions for, or less if its tokenizer says so. For SigLIP the positions
+        that it was trained with, 64, as each text is padded to them. `None` if neither has a limit.
     """
     text_config = getattr(model.config, "text_config", model.config)
     positions = getattr(text_config, "max_position_embeddings", None)
     if positions is not None:
         positions -= _unused_positions(model)
-    if is_sigmoid_encoder(model) and positions is not None:
-        return positions
+    if is_sigmoid_encoder(model):
+        return SIGLIP_LENGTH if positions is None else min(positions, SIGLIP_LENGTH)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit is not None and limit < _NO_LIMIT]
     return min(limits, default=None)
 

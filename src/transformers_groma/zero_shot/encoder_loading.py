@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_MAPPING,
     AutoImageProcessor,
     AutoModel,
     AutoProcessor,
@@ -53,9 +54,9 @@ def load_encoder(
 
 def _check_class(config: Any) -> None:
     """Refuse, before its weights are read, a model whose class lacks the functions."""
-    model_class = AutoModel._model_mapping.get(type(config), None)
+    model_class = MODEL_MAPPING.get(type(config), None)
     if model_class is None or not hasattr(model_class, "from_pretrained"):
-        return  # remote code, which loads its own class
+        return  # a class that the library does not choose by itself: the model is checked once it is loaded
     for function in ("get_image_features", "get_text_features"):
         if not hasattr(model_class, function):
             raise ValueError(
