@@ -21,6 +21,7 @@ from .convert import add_convert
 from .data import add_data
 from .demo import add_demo
 from .describe import add_describe
+from .describe_labels import add_describe_labels
 from .evaluate import add_evaluate
 from .export import add_export
 from .export_lm import add_export_lm
@@ -114,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_train(commands)
     add_evaluate(commands)
+    add_describe_labels(commands)
     add_convert(commands)
     add_export_lm(commands)
     add_export_perception(commands)

@@ -17,6 +17,7 @@ from .arguments import (
     positive,
     share,
 )
+from .endpoint_arguments import add_endpoint_arguments
 from .models import checked_device, checked_model, options_of
 from .output import note
 
@@ -107,29 +108,7 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
     judge = parser.add_argument_group(JUDGED, "Without a judge there are answers but no metrics.")
     judge.add_argument("--images", metavar="DIR", type=Path, help="the photos of COCO val2014")
     judge.add_argument("--judge", metavar="MODEL", help="name of the judge model, which scores the answers")
-    judge.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI)")
-    judge.add_argument(
-        "--api-key-env",
-        metavar="NAME",
-        default="OPENAI_API_KEY",
-        help="environment variable with the key (default: %(default)s)",
-    )
-    judge.add_argument(
-        "--concurrency", metavar="N", type=positive(int), default=8, help="requests at a time (default: %(default)s)"
-    )
-    judge.add_argument(
-        "--requests-per-minute",
-        metavar="X",
-        type=positive(float),
-        help="rate limit, retries included (default: none)",
-    )
-    judge.add_argument(
-        "--price-in", metavar="X", type=positive(float), default=0.0, help="price of a million prompt tokens"
-    )
-    judge.add_argument(
-        "--price-out", metavar="X", type=positive(float), default=0.0, help="price of a million completion tokens"
-    )
-    judge.add_argument("--max-cost", metavar="X", type=positive(float), help="stop before the reviews cost more")
+    add_endpoint_arguments(judge, "the reviews")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
