@@ -9,6 +9,7 @@ import pytest
 from transformers_groma.zero_shot import input_files
 from transformers_groma.zero_shot.label_texts import (
     check_descriptions,
+    joined_phrases,
     read_descriptions,
     read_templates,
     texts_of_labels,
@@ -219,3 +220,35 @@ def test_checked_descriptions_are_a_copy():
     checked = check_descriptions(CUPL)
     checked["cloud"].append("x")
     assert CUPL["cloud"] == ["Weiß und weich."]
+
+
+SENTENCES = {"cat": ["A cat has whiskers.", "It is furry.", "whiskers"]}
+PHRASES = {"cat": ["whiskers", "a long tail"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "descriptions", "warning"),
+    [
+        (
+            "dclip",
+            SENTENCES,
+            "2 of 3 descriptions are whole sentences such as 'A cat has whiskers.': pass a file of DCLIP",
+        ),
+        ("cupl", PHRASES, "none of 2 ends as a sentence does ('whiskers'): if they are phrases of DCLIP"),
+        ("wca", PHRASES, "put names before them with `label_texts.joined_phrases`"),
+        ("dclip", PHRASES, None),
+        ("dclip", {"cat": ["A cat has whiskers.", "whiskers"]}, None),
+        ("cupl", SENTENCES, None),
+        ("wca", joined_phrases(PHRASES), None),
+        ("wca", {"cat": ["它很高。"]}, None),
+    ],
+)
+def test_a_file_of_the_other_format_is_warned_of(method, descriptions, warning, caplog):
+    texts_of_labels(["cat"], descriptions, method)
+    assert [warning in record.getMessage() for record in caplog.records] == ([] if warning is None else [True])
+
+
+def test_phrases_become_descriptions_of_wca():
+    joined = joined_phrases({"red_ball": ["no corners"], "cat": ["a tail"]})
+    assert texts_of_labels(["red_ball"], joined).texts == (("red ball, which has no corners",),)
+    assert joined["cat"] == ["cat, which is a tail"]

@@ -4,6 +4,7 @@ Files of descriptions are read as their authors publish them; none comes with th
 """
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from .text_forms import (
 )
 from .waffle import waffle_texts
 
+logger = logging.getLogger(__name__)
+
 DESCRIPTIONS = 'descriptions, a JSON object {"class name": ["sentence", …], …} as CuPL and DCLIP publish it'
 TEMPLATES = f'templates, a JSON list such as ["{DEFAULT_TEMPLATE}"]'
 # How many labels an error names.
 NAMED_AT_MOST = 5
+_SENTENCE_ENDS = (".", "!", "?", "…", "。")
 
 
 @dataclass(frozen=True)
@@ -199,9 +203,30 @@ def texts_of_labels(
         filled = _templates_of(method, templates)
         return LabelTexts(names, anchors, tuple(tuple(fill_template(one, name) for one in filled) for name in names))
     found, unused = _found(names, check_descriptions(descriptions))
+    _warn_of_other_format(method, found)
     if method.texts == "phrases":
         found = [[dclip_text(name, phrase) for phrase in texts] for name, texts in zip(names, found, strict=True)]
     return LabelTexts(names, anchors, tuple(map(tuple, found)), unused)
+
+
+def joined_phrases(descriptions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Put the names of classes before phrases of DCLIP, as `"wca"` takes descriptions as they stand.
+
+    Args:
+        descriptions (`Mapping[str, Sequence[str]]`): phrases by class name, of [`read_descriptions`].
+
+    Returns:
+        `dict[str, list[str]]`: texts by class name.
+
+    Raises:
+        ValueError: a class has no phrase, or something else than texts.
+
+    Example:
+    >>> joined_phrases({"red_ball": ["no corners", "often found on a lawn"]})
+    {'red_ball': ['red ball, which has no corners', 'red ball, which often found on a lawn']}
+    """
+    checked = check_descriptions(descriptions)
+    return {key: [dclip_text(display_name(key), phrase) for phrase in phrases] for key, phrases in checked.items()}
 
 
 def _check_used(
@@ -245,6 +270,27 @@ def _found(names: Sequence[str], descriptions: Mapping[str, list[str]]) -> tuple
     return [by_name[name] for name in names], unused
 
 
+def _warn_of_other_format(method: Method, texts: Sequence[Sequence[str]]) -> None:
+    """Warn where sentences would be joined to names as phrases are, or bare phrases taken for sentences.
+
+    The two formats differ in nothing else, and a wrong one costs accuracy without an error.
+    """
+    flat = [text.strip() for of_label in texts for text in of_label]
+    sentences = sum(text[0].isupper() and text.endswith(_SENTENCE_ENDS) for text in flat)
+    if method.texts == "phrases" and 2 * sentences > len(flat):
+        logger.warning(
+            "Method %r puts names before short phrases, but %d of %d descriptions are whole sentences such as %.80r: "
+            "pass a file of DCLIP, or the method 'cupl'.",
+            *(method.name, sentences, len(flat), next(text for text in flat if text[0].isupper())),
+        )
+    elif method.texts == "descriptions" and not any(text.endswith(_SENTENCE_ENDS) or "," in text for text in flat):
+        logger.warning(
+            "Method %r takes descriptions as they stand, but none of %d ends as a sentence does (%.80r): if they are "
+            "phrases of DCLIP, put names before them with `label_texts.joined_phrases`, or pass the method 'dclip'.",
+            *(method.name, len(flat), flat[0]),
+        )
+
+
 def _with_near(name: str, others: Mapping[str, list[str]]) -> str:
     """A name that is missing, with the one that may be meant."""
     plain = _plain(name)
@@ -264,6 +310,7 @@ __all__ = [
     "TEMPLATES",
     "LabelTexts",
     "check_descriptions",
+    "joined_phrases",
     "read_descriptions",
     "read_templates",
     "texts_of_labels",
