@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..grounding import GroundedText
     from ..regions import Regions
+    from ..zero_shot.classification import Classification
 
 
 def answer_lines(answer: "GroundedText") -> str:
@@ -144,6 +145,13 @@ def write_proposals(
     from ..visualization import draw_proposals
 
     _write_pair(folder, name, {**regions.to_dict(), **(notes or {})}, draw_proposals(image, regions))
+
+
+def write_classification(
+    folder: Path, name: str, result: "Classification", image: "Image.Image", notes: dict[str, Any] | None = None
+) -> None:
+    """Write an explained classification as JSON, and the image of the places that count most: both or neither."""
+    _write_pair(folder, name, {**(notes or {}), **result.to_dict()}, result.draw(image))
 
 
 def write_segments(

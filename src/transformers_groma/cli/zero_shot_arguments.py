@@ -51,9 +51,8 @@ def add_view_arguments(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
         "--views",
         choices=VIEWS,
-        default="random",
         help="random: squares as in the paper; grid: squares side by side; regions: where a Groma proposes something; "
-        "both: random and regions; none: the whole image alone (default: %(default)s)",
+        "both: random and regions; none: the whole image alone (default: random)",
     )
     parser.add_argument(
         "--view-count",
@@ -96,11 +95,12 @@ def check_encoder_and_views(arguments: argparse.Namespace) -> None:
             f"--encoder-revision is of encoders on the Hub, and --encoder {arguments.encoder!r} is a folder: leave it "
             "out."
         )
-    if arguments.views not in ("regions", "both"):
+    views = arguments.views or "random"
+    if views not in ("regions", "both"):
         for option in ("model", "revision"):
             if getattr(arguments, option) is not None:
                 raise CommandError(
-                    f"--{option} is of the model that proposes regions, and --views {arguments.views} asks none: "
+                    f"--{option} is of the model that proposes regions, and --views {views} asks none: "
                     "leave it out, or pass --views regions or --views both. The encoder is --encoder."
                 )
 

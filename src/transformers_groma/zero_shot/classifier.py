@@ -2,20 +2,21 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..image_inputs import shortened
+from ..pipeline_samples import is_stream
 from .class_texts import ClassTexts, encode_class_texts
 from .classification import Classification, Explanation, LabelScore
 from .dual_encoder import BATCH_SIZE, DualEncoder, batches
+from .image_arguments import images_with_boxes, is_one_image
 from .label_texts import texts_of_labels
 from .methods import METHODS, Method, method_of
+from .region_views import views_of_boxes
 from .rgb_images import read_rgb
 from .scores import SCORES, view_weights, weighted_sum
 from .temperatures import check_temperature, default_temperatures
@@ -221,17 +222,21 @@ class CrossAlignmentClassifier:
             self._encoded = state, encoded
         return self._encoded[1]
 
-    def encode(self, images: Sequence[Image.Image], first: int = 0) -> ViewFeatures:
+    def encode(
+        self, images: Sequence[Image.Image], first: int = 0, places: Sequence[Views] | None = None
+    ) -> ViewFeatures:
         """Choose the views of images and encode them. Scores of several classifiers can follow from the result.
 
         Args:
             images (`Sequence[PIL.Image.Image]`): upright, of mode RGB; see [`read_rgb`].
             first (`int`): number of the first image, for errors.
+            places (`Sequence[Views]`, *optional*): the views of each image; by default those that the classifier
+                chooses.
 
         Returns:
             `ViewFeatures`
         """
-        return encode_views(self.encoder, images, self.views_of(images), first)
+        return encode_views(self.encoder, images, self.views_of(images) if places is None else places, first)
 
     def views_of(self, images: Sequence[Image.Image]) -> list[Views]:
         """The views that the classifier looks at, of each of several upright RGB images."""
@@ -248,34 +253,69 @@ class CrossAlignmentClassifier:
         pooled = weighted_sum(features.views, self.weights(features))
         return SCORES[self.score](pooled, self.texts.pooled)
 
-    def classify(self, images: Any, explain: bool = False) -> list[Classification]:
+    def classify(self, images: Any, explain: bool = False, boxes: Any = None) -> list[Classification]:
         """Classify images.
 
         Args:
             images: one image or any number of them: PIL images, arrays, tensors, paths, URLs or base64 texts; also a
-                generator, which is asked for a few at a time.
+                generator or a dataset, which is asked for a few at a time.
             explain (`bool`): keep the views and their features, for `Classification.explanation`.
+            boxes (array-like of shape `(n, 4)`, or a list of these or `None`, one for each image, *optional*): places
+                to look at, `xyxy` in absolute pixels of the upright image. The squares around them, with some context,
+                are the views then, in place of those of `views`; where there are none, the whole image is.
 
         Returns:
             `list[Classification]`: one for each image, in their order. None depends on the images beside it.
 
         Raises:
-            ValueError: no image, one that cannot be read, no labels, or features that are not finite.
+            ValueError: no image, one that cannot be read, no labels, boxes that do not fit their image, or features
+                that are not finite.
+        """
+        results = list(self.classify_each(images, explain, boxes))
+        if not results:
+            raise ValueError("`images` holds no image: pass at least one.")
+        return results
+
+    def classify_each(self, images: Any, explain: bool = False, boxes: Any = None) -> Iterator[Classification]:
+        """Classify a stream of images: like [`classify`], but each result comes as soon as it is there.
+
+        Args:
+            images, explain, boxes: of [`classify`].
+
+        Yields:
+            `Classification`
         """
         texts = self.texts
-        results: list[Classification] = []
-        for group in batches(_each_image(images), max(1, self.encoder.batch_size // (1 + self.view_count))):
-            first = len(results)
-            read = [read_rgb(image, f"Image {first + index}") for index, image in enumerate(group)]
-            features = self.encode(read, first)
+        if boxes is not None and not self.method.pools_views:
+            raise ValueError(
+                f"`boxes` are views, and method {self.method.name!r} compares the whole image alone: leave them out, "
+                "or pass another method."
+            )
+        first = 0
+        for group in batches(
+            images_with_boxes(images, boxes), max(1, self.encoder.batch_size // (1 + self.view_count))
+        ):
+            read = [read_rgb(image, f"Image {first + index}") for index, (image, _) in enumerate(group)]
+            features = self.encode(read, first, self._places(read, [given for _, given in group], first))
             scores = self.scores(features)
             probabilities = self.encoder.probabilities(scores)
             for index in range(len(features)):
                 explanation = self._explained(features, index, texts) if explain else None
-                results.append(Classification(_ranked(self._labels, scores[index], probabilities[index]), explanation))
-        if not results:
-            raise ValueError("`images` holds no image: pass at least one.")
-        return results
+                yield Classification(_ranked(self._labels, scores[index], probabilities[index]), explanation)
+            first += len(group)
+
+    def _places(self, images: Sequence[Image.Image], boxes: Sequence[Any], first: int) -> list[Views]:
+        """The views of images: squares around the boxes that are given for an image, else the classifier's own."""
+        without = [image for image, given in zip(images, boxes, strict=True) if given is None]
+        own = iter(self.views_of(without) if without else ())
+        places = []
+        for number, (image, given) in enumerate(zip(images, boxes, strict=True), start=first):
+            if given is None:
+                places.append(next(own))
+            else:
+                squares = views_of_boxes(given, (image.height, image.width), name=f"boxes of image {number}")
+                places.append(Views.of_kind(squares, "region"))
+        return places
 
     def _explained(self, features: ViewFeatures, index: int, texts: ClassTexts) -> Explanation:
         is_view = ~features.is_padding[index]
@@ -293,14 +333,15 @@ class CrossAlignmentClassifier:
     def __call__(
         self,
         images: Any,
-        candidate_labels: Sequence[str] | None = None,
+        candidate_labels: Sequence[str] | str | None = None,
         hypothesis_template: str | None = None,
-    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]] | Iterator[list[dict[str, Any]]]:
         """Classify images as transformers' `pipeline("zero-shot-image-classification")` is called, with its results.
 
         Args:
-            images: one image, or several.
-            candidate_labels (`Sequence[str]`, *optional*): labels for this call; by default the classifier's own.
+            images: one image, or several in a list, a generator or a dataset.
+            candidate_labels (`Sequence[str]` or `str`, *optional*): labels for this call, in a list or in a text with
+                commas between them; by default the classifier's own.
                 Where the classifier has descriptions they are looked up there, else each label is compared by the
                 template alone, and with `views=None` the results are those of the library's pipeline.
             hypothesis_template (`str`, *optional*): the text of each candidate label, with `{}` for the label; by
@@ -308,7 +349,7 @@ class CrossAlignmentClassifier:
 
         Returns:
             `list[dict]`: for one image `{"score": probability, "label": label}` for each label, best first; a list of
-            such lists for several.
+            such lists for several. For a generator or dataset an iterator, which classifies as it is read.
 
         Raises:
             ValueError: as [`classify`] and the constructor; and a template without candidate labels.
@@ -322,29 +363,22 @@ class CrossAlignmentClassifier:
                 classifier._anchor_template = classifier._templates[0]
             elif hypothesis_template is not None:
                 classifier._anchor_template = hypothesis_template
+            if isinstance(candidate_labels, str):  # as the library's pipeline for texts takes them
+                candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
             classifier._set_labels(candidate_labels)
         elif hypothesis_template is not None:
             raise ValueError(
                 f"`hypothesis_template={hypothesis_template!r}` is for `candidate_labels`: pass these too, or pass "
                 "`templates` to the classifier."
             )
-        results = [
-            [{"score": score.probability, "label": score.label} for score in result.scores]
-            for result in classifier.classify(images)
-        ]
-        return results[0] if _is_one_image(images) else results
+        if is_stream(images):
+            return map(_as_pipeline, classifier.classify_each(images))
+        results = [_as_pipeline(result) for result in classifier.classify(images)]
+        return results[0] if is_one_image(images) else results
 
 
-def _is_one_image(images: Any) -> bool:
-    return isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Tensor))
-
-
-def _each_image(images: Any) -> Iterable[Any]:
-    if _is_one_image(images):
-        return [images]
-    if isinstance(images, (Mapping, bytes)) or not isinstance(images, Iterable):
-        raise ValueError(f"`images` must be an image or a list of images, got {shortened(images)}.")
-    return images
+def _as_pipeline(result: Classification) -> list[dict[str, Any]]:
+    return [{"score": score.probability, "label": score.label} for score in result.scores]
 
 
 def _ranked(labels: Sequence[str], scores: Tensor, probabilities: Tensor) -> tuple[LabelScore, ...]:
