@@ -86,7 +86,9 @@ class Texts:
         return encode_class_texts(self.encoder, names, texts.anchors, texts.texts, weighs)
 
 
-def correct(features: SetFeatures, labels: Tensor, row: Row, texts: ClassTexts, temperature: float, seed: int) -> Tensor:
+def correct(
+    features: SetFeatures, labels: Tensor, row: Row, texts: ClassTexts, temperature: float, seed: int
+) -> Tensor:
     """Which images a row gets right.
 
     Args:

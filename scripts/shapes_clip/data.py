@@ -90,7 +90,9 @@ def random_view(scene: ClutteredScene, rng: np.random.Generator) -> tuple[Box, s
     chance = rng.random()
     if chance < CLOSE_SHARE and scene.main.shape not in HOLLOW:
         side = max(8, int(min(right - left, bottom - top) * rng.uniform(0.35, 0.55)))
-        x, y = ((low + high - side) / 2 + rng.uniform(-0.15, 0.15) * side for low, high in ((left, right), (top, bottom)))
+        x, y = (
+            (low + high - side) / 2 + rng.uniform(-0.15, 0.15) * side for low, high in ((left, right), (top, bottom))
+        )
         x, y = (int(np.clip(value, 0, size - side)) for value in (x, y))
         return (x, y, x + side, y + side), "close"
     if chance < CLOSE_SHARE + CROP_SHARE:

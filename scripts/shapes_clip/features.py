@@ -149,9 +149,7 @@ def _chunks(count: int) -> Iterator[list[int]]:
 def _encode_chunk(
     encoder: DualEncoder, proposer: RegionViews, images: list[Image.Image], seeds: int
 ) -> dict[str, Tensor]:
-    views = [
-        views_by_kind(image, regions, seeds) for image, regions in zip(images, proposer(images), strict=True)
-    ]
+    views = [views_by_kind(image, regions, seeds) for image, regions in zip(images, proposer(images), strict=True)]
     features = encode_views(encoder, images, [Views.joined(list(one.values())) for one in views])
     saved = {"whole": features.whole}
     for number, kind in enumerate(views[0]):

@@ -1,7 +1,7 @@
 """Scenes with one main object among smaller ones, which a caption or a label leaves out.
 
-They are drawn as `transformers_groma.shapes` draws its scenes, with the same shapes, colours, textures and backgrounds,
-and follow from (`split`, `index`) and the arguments alone. The splits never share a scene.
+They are drawn as `transformers_groma.shapes` draws its scenes, with the same shapes, colours, textures and
+backgrounds, and follow from (`split`, `index`) and the arguments alone. The splits never share a scene.
 """
 
 from dataclasses import dataclass

@@ -72,7 +72,9 @@ def train(output: str | Path, steps: int = STEPS, batch_size: int = BATCH_SIZE, 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder of the model, and of checkpoints until then")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="folder of the model, and of checkpoints until then"
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--seed", type=int, default=0)

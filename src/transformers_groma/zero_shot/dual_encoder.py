@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._run_ahead import run_ahead
 from ..image_inputs import shortened
 from ..loading import best_device, usable_device
 from ..loading_options import LoadingOptions
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Views, or texts, that go through the encoder in one call.
 BATCH_SIZE = 256
+# On a CPU an image takes about twice as long in a call of 256 as in one of 64, which its caches hold; a view and 60
+# others fit into one call. benchmarks/bench_zero_shot.py measures it.
+CPU_IMAGES = 64
 # Texts whose features are kept: 256 MB at the 512 numbers of a CLIP ViT-B. The ones used longest ago make room.
 MAX_KEPT_TEXTS = 131_072
 
@@ -175,12 +179,19 @@ class DualEncoder:
         """
         features: list[Tensor] = []
         count = 0
-        for batch in batches(images, self.batch_size):
-            inputs = self.image_processor(images=batch, return_tensors="pt")
+        # While the model works on one batch, a thread resizes and normalizes the images of the next.
+        for inputs in run_ahead(self._image_inputs, batches(images, self._images_in_a_call), ahead=1):
             of_batch = self._features(self.model.get_image_features, inputs)
             features.append(self._normalized(of_batch, lambda index, first=count: name(first + index)))
-            count += len(batch)
+            count += len(of_batch)
         return torch.cat(features) if features else torch.zeros(0, 0)
+
+    def _image_inputs(self, images: list[Image.Image]) -> Any:
+        return self.image_processor(images=images, return_tensors="pt")
+
+    @property
+    def _images_in_a_call(self) -> int:
+        return min(self.batch_size, CPU_IMAGES) if self.model.device.type == "cpu" else self.batch_size
 
     def _features(self, function: Callable[..., Any], inputs: Any) -> Tensor:
         """Call one of the model's two functions with those of the inputs that it takes."""
