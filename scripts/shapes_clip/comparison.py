@@ -1,8 +1,6 @@
 """Which images are classified correctly, by the views and texts that are compared: the rows of shapes-clip's table."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch

@@ -24,6 +24,9 @@ UNSEEN = tuple(
     kind for number, kind in enumerate(CLASSES) if (number // 100 + number // 10 % 10 + number % 10) % 10 == 0
 )
 SEEN = tuple(kind for kind in CLASSES if kind not in UNSEEN)
+# From this batch on all shapes of a texture and colour are in a batch together: by then the encoder knows textures and
+# colours, which tell most classes of a random batch apart, and few shapes.
+ALIKE_FROM = 1250
 # Training steps that a scene is used in, each time with another view and caption.
 VIEWS_OF_SCENE = 2
 CROP_SHARE, CLOSE_SHARE = 0.45, 0.15
@@ -62,13 +65,22 @@ class CaptionedViews(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch, place = divmod(index, self.batch_size)
         group = batch // VIEWS_OF_SCENE
-        order = np.random.default_rng([SEED, self.seed, group]).permutation(len(SEEN))
-        scene = self._scene(group * self.batch_size + place, SEEN[order[place]])
+        kinds = _shuffled(np.random.default_rng([SEED, self.seed, group]), alike=batch >= ALIKE_FROM)
+        scene = self._scene(group * self.batch_size + place, kinds[place])
         rng = np.random.default_rng([SEED, self.seed, index, 1])
         box, part = random_view(scene, rng)
         shown = {"part": part, "size": size_word(scene, box), "tone": "dark" if scene.is_dark else "light"}
         image = scene.image.crop(box).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         return {"image": image, "text": caption(scene.main, shown, rng)}
+
+
+def _shuffled(rng: np.random.Generator, alike: bool) -> list[ObjectClass]:
+    """The classes in random order; if they are to be alike, those of one texture and colour follow each other."""
+    kinds = [SEEN[number] for number in rng.permutation(len(SEEN))]
+    if alike:
+        looks = list(dict.fromkeys(kind[:2] for kind in kinds))
+        kinds.sort(key=lambda kind: looks.index(kind[:2]))
+    return kinds
 
 
 def _training_scene(index: int, main: ObjectClass) -> ClutteredScene:
