@@ -9,7 +9,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SMALL = "--images 3 --texts 5 --view-images 2 --views 3 --rounds 1".split()
+SMALL = ["--images", "3", "--texts", "5", "--view-images", "2", "--views", "3", "--rounds", "1"]
 
 
 @pytest.fixture

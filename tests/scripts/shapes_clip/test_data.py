@@ -80,7 +80,7 @@ def test_views_are_squares_that_show_as_much_as_they_say():
     scene = make_cluttered_scene("train", 0, Layout((0.4, 0.5), (0, 5)), ObjectClass("dotted", "blue", "square"))
     found = [random_view(scene, rng) for _ in range(300)]
     for (left, top, right, bottom), part in found:
-        assert right - left == bottom - top > 0 and 0 <= left and 0 <= top and max(right, bottom) <= 224
+        assert right - left == bottom - top > 0 and left >= 0 and top >= 0 and max(right, bottom) <= 224
         share = shown_share(scene.main_box_xyxy, (left, top, right, bottom))
         if part == "close":
             x, y = (left + right) / 2, (top + bottom) / 2
