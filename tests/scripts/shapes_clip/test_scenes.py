@@ -31,10 +31,10 @@ def test_the_main_object_is_where_its_box_says_and_the_only_one_of_its_class(num
     assert 0 <= left < right <= IMAGE_SIZE and 0 <= top < bottom <= IMAGE_SIZE
     assert 0.34 <= max(right - left, bottom - top) / IMAGE_SIZE <= 0.61
     assert scene.main == kind and kind not in scene.clutter and 1 <= len(scene.clutter) <= 12
-    # Nearest of the ten colors, at the rim, which has the object's own color.
-    pixels = np.asarray(scene.image)[top:bottom, left:right].astype(float)
-    distances = {color: np.abs(pixels - first).sum(axis=-1).min() for color, (first, _) in COLORS.items()}
-    assert min(distances, key=distances.get) == kind.color
+    # Of the ten colors its own one has the most pixels, beside which the background and stripes have none.
+    pixels = np.asarray(scene.image)[top:bottom, left:right].astype(int)
+    counts = {color: (np.abs(pixels - first).sum(axis=-1) < 45).sum() for color, (first, _) in COLORS.items()}
+    assert max(counts, key=counts.get) == kind.color
 
 
 def test_without_clutter_there_is_nothing_beside_the_main_object():
@@ -42,7 +42,7 @@ def test_without_clutter_there_is_nothing_beside_the_main_object():
     assert scene.clutter == ()
     left, top, right, bottom = scene.main_box_xyxy
     outside = np.asarray(scene.image).astype(int).copy()
-    outside[top:bottom, left:right] = outside[0, 0]
+    outside[top - 2 : bottom + 2, left - 2 : right + 2] = outside[0, 0]
     # Backgrounds are gray: no colour is left.
     assert (outside.max(axis=-1) - outside.min(axis=-1)).max() < 60
 

@@ -54,6 +54,8 @@ def test_an_interrupted_training_resumes_and_gives_the_same_weights(tmp_path, mo
 
 
 def test_the_evaluation_prints_tables_and_one_line_of_json_and_keeps_features(trained, tmp_path, monkeypatch, capsys):
+    for module in (features, comparison):
+        monkeypatch.setattr(module, "CLASSES", CLASSES[:6])
     monkeypatch.setattr(features, "VIEW_COUNT", 4)
     monkeypatch.setattr(evaluate, "VIEW_COUNT", 4)
     monkeypatch.setattr(comparison, "IMAGE_TEMPERATURES", (0.0, 54.6))
