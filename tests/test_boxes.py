@@ -186,6 +186,24 @@ def test_the_work_of_nms_grows_with_the_square_of_the_boxes():
     assert twice < 4.5 * once and four_times < 4.5 * twice
 
 
+def test_boxes_that_nms_drops_are_compared_with_no_others():
+    """A detector finds each object many times: the work then grows with the boxes, not with their square."""
+
+    def work(length: int) -> int:
+        generator = torch.Generator().manual_seed(0)
+        boxes = chain(20).repeat_interleave(length // 20 + 1, dim=0)[:length][
+            torch.randperm(length, generator=generator)
+        ]
+        nothing = torch.zeros(1, length, dtype=torch.bool)
+        with CountedWork() as counted:
+            kept = B._nms_mask._init_fn(boxes[None], ~nothing, nothing, 0.8)
+        assert int(kept.sum()) == 20
+        return counted.elements
+
+    once, four_times = (work(n * B.NMS_BLOCK) for n in (8, 32))
+    assert four_times < 4.5 * once
+
+
 def test_nms_of_three_thousand_boxes_takes_no_time():
     start = time.process_time()
     kept = B.nms(chain(3000), torch.linspace(1, 0, 3000), 0.6)

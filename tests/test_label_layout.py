@@ -54,6 +54,19 @@ def test_labels_are_apart_and_off_small_objects(seed):
             assert gap <= REACH * 12 + 12
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_far_away_changes_no_place(seed, monkeypatch):
+    """Only regions and labels near a place are looked at; all of them give the same."""
+    draws = random.Random(seed)
+    corners = [(draws.uniform(0, 900), draws.uniform(0, 700)) for _ in range(120)]
+    boxes = [(x, y, x + draws.uniform(2, 90), y + draws.uniform(2, 90)) for x, y in corners]
+    arguments = (boxes, [[(60, 12), (30, 12)]] * 120, (960, 720), boxes[::2], [(5, 5, 90, 30)])
+    placed = place_labels(*arguments)
+    monkeypatch.setattr("transformers_groma.label_layout._near", lambda places, boxes: boxes)
+    assert place_labels(*arguments) == placed
+    assert len({label.choice for label in placed if label is not None}) > 0
+
+
 def place(box, *taken, regions=(), size=(30, 10), image_size=(200, 100)):
     [placed] = place_labels([box], [[size]], image_size, regions, taken)
     return placed and placed.box

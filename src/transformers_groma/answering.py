@@ -21,7 +21,7 @@ from .image_inputs import ImageSize
 from .models.processing_inputs import check_prompt_length
 from .perceived_images import PerceivedImage, perceive, prompt_inputs
 from .pointed_regions import find_regions
-from .streaming import StepStreamer, StopWhen, readable_ids
+from .streaming import StepStreamer, StopWhen, next_read, readable_ids
 from .verb_inputs import ImageQuestion
 
 # What features and outputs of `generate` say about the regions of images.
@@ -279,7 +279,8 @@ def stream_answer(
             early and the answer is cut short.
 
     Yields:
-        `GroundedText`: the answer so far, whenever there is more of it; the last one is the whole answer.
+        `GroundedText`: the answer so far, whenever there is more of it, of very long answers after every few ids; the
+            last one is the whole answer.
     """
     steps: Queue[Tensor | None] = Queue(maxsize=1)
     is_left = threading.Event()
@@ -311,10 +312,13 @@ def stream_answer(
     _STREAMS.add(stream)
     thread.start()
     ids: list[int] = []
-    shown = None
+    due, shown = 1, None
     try:
         while (step := steps.get()) is not None:
             ids += step.tolist()
+            if len(ids) < due:
+                continue
+            due = next_read(len(ids))
             partial = _partial_answer(pipe, prompt, ids)
             # Tags come token by token, and by themselves they show nothing new.
             visible = (partial.text, [phrase.region_ids for phrase in partial.phrases])

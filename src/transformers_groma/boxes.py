@@ -357,11 +357,11 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tensor | None = None) -> Tensor:
-    """Greedy non-maximum suppression of boxes that are sorted by descending score, for a whole batch at once.
+    """Greedy non-maximum suppression of boxes sorted by descending score, for a whole batch at once.
 
     A box is dropped if its IoU with an earlier box that was kept is > `iou_threshold`. The result is exactly that of
-    the sequential algorithm, but blocks of boxes are decided at once, in a few rounds each. Time grows with the square
-    of the number of boxes, whatever they are; memory in proportion to it.
+    the sequential algorithm, but blocks of boxes are decided at once. Time grows with the number of boxes times that
+    of kept ones, memory with the number of boxes.
 
     Args:
         boxes (`Tensor` of shape `(B, N, 4)`): `xyxy` boxes, best first.
@@ -388,24 +388,24 @@ def nms_mask(boxes: Tensor, valid: Tensor, iou_threshold: float, protected: Tens
 @torch.library.custom_op(re.sub(r"\W", "_", __name__, flags=re.ASCII) + "::nms_mask", mutates_args=())
 def _nms_mask(boxes: Tensor, valid: Tensor, protected: Tensor, iou_threshold: float) -> Tensor:
     kept = valid.clone()
-    for start in range(0, boxes.shape[-2], NMS_BLOCK):
-        end = min(start + NMS_BLOCK, boxes.shape[-2])
-        block = slice(start, end)
-        # [b, i, j]: whether box i of the block, if it is kept, suppresses box j, counted from the start of the block.
-        suppresses = box_iou(boxes[:, block], boxes[:, start:]) > iou_threshold
-        suppresses &= ~protected[:, None, start:]
-        # Earlier blocks have already dropped boxes of this one. Within it only a better box suppresses (i < j).
-        candidates = kept[:, block].clone()
-        within = suppresses[..., : end - start].triu(diagonal=1)
+    for start in range(0, count := boxes.shape[-2], NMS_BLOCK):
+        block, end = slice(start, start + NMS_BLOCK), start + NMS_BLOCK
+        # [b, i, j]: whether box i of the block, if it is kept, suppresses box j. Within it only a better box does.
+        suppresses = box_iou(boxes[:, block], boxes[:, block]).gt(iou_threshold).triu(1) & ~protected[:, None, block]
+        candidates = kept[:, block].clone()  # earlier blocks have dropped some
         # A box is kept if no kept box suppresses it. Each round is right about one more box of every chain of
         # suppressions, the first box being right at once; when nothing changes, all are.
         while True:
-            updated = candidates & ~(within & kept[:, block, None]).any(dim=-2)
+            updated = candidates & ~(suppresses & kept[:, block, None]).any(dim=-2)
             if torch.equal(updated, kept[:, block]):
                 break
             kept[:, block] = updated
-        # What is kept of this block suppresses the boxes of all later blocks.
-        kept[:, end:] &= ~(suppresses[..., end - start :] & kept[:, block, None]).any(dim=-2)
+        if end >= count:
+            break
+        # What is kept of this block suppresses boxes of all later blocks. What is dropped is compared with no others.
+        better, later = kept[:, block].any(dim=0), end + kept[:, end:].any(dim=0).nonzero()[:, 0]
+        suppresses = box_iou(boxes[:, block][:, better], boxes[:, later]) > iou_threshold
+        kept[:, later] &= protected[:, later] | ~(suppresses & kept[:, block][:, better, None]).any(dim=-2)
     return kept
 
 

@@ -212,7 +212,8 @@ class GroundedText(RegionExports):
         >>> answer.with_masks({0: np.ones((4, 6), bool)}).phrases[0].regions.mask.shape
         (4, 6)
         """
-        if unknown := [number for number in masks if number not in self.regions.ids]:
+        known = frozenset(self.regions.ids)
+        if unknown := [number for number in masks if number not in known]:
             raise ValueError(f"`masks` has {unknown}, which are not regions; there are {len(self.regions)}.")
         named = dict.fromkeys(number for phrase in self.phrases for number in phrase.region_ids)
         if missing := [number for number in named if number not in masks]:
@@ -346,9 +347,10 @@ def ground_segmented_text(
     first = max(user_region_ids, default=-1) + 1 if first_segment is None else first_segment
     parsed = parse_segmented_text(markup, first, tags)
     phrases, unknown = [], []
+    ids = frozenset(regions.ids)
     for phrase in parsed.phrases:
-        known = [number for number in phrase.region_ids if number in regions.ids]
-        unknown += [number for number in phrase.region_ids if number not in regions.ids]
+        known = [number for number in phrase.region_ids if number in ids]
+        unknown += [number for number in phrase.region_ids if number not in ids]
         if phrase.text or known:
             phrases.append(GroundedPhrase(phrase.text, phrase.span, _with_masks(regions.with_ids(known), masks)))
     if len(region_boxes) <= first:  # not decoded
@@ -373,7 +375,8 @@ def _regions_of_rows(
         used = used & region_mask.bool().cpu()
     ids = used.nonzero().flatten().tolist()
     regions = Regions(boxes[ids], scores[ids], ids)
-    if unknown := [region_id for region_id in user_region_ids if region_id not in ids]:
+    known = frozenset(ids)
+    if unknown := [region_id for region_id in user_region_ids if region_id not in known]:
         raise ValueError(f"`user_region_ids` names {unknown}, which are not regions; there are {len(ids)}.")
     return regions
 

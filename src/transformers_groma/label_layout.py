@@ -58,19 +58,22 @@ def place_labels(
     """
     # The boxes themselves are often among the regions.
     obstacles = np.array(list(dict.fromkeys([*boxes, *regions])), dtype=np.float64).reshape(-1, 4)
-    labels = list(taken)
+    # Those of the image and room for the new ones, so that none is copied for each label.
+    labels = np.zeros((len(taken) + len(boxes), 4))
+    labels[: len(taken)] = np.array(taken, dtype=np.float64).reshape(-1, 4)
+    num_labels = len(taken)
     placed: list[PlacedLabel | None] = [None] * len(boxes)
     hopeless: set[tuple[Box, tuple[Size, ...]]] = set()  # free space only shrinks: what found no place never will
     for index in sorted(range(len(boxes)), key=lambda index: rectangle_area(boxes[index])):
         wanted = (boxes[index], tuple(sizes[index]))
         if wanted in hopeless:
             continue
-        space = _Space(image_size, obstacles, np.array(labels, dtype=np.float64).reshape(-1, 4))
-        placed[index] = space.place(*wanted)
+        placed[index] = _Space(image_size, obstacles, labels[:num_labels]).place(*wanted)
         if placed[index] is None:
             hopeless.add(wanted)
         else:
-            labels.append(placed[index].box)
+            labels[num_labels] = placed[index].box
+            num_labels += 1
     return placed
 
 
@@ -128,9 +131,11 @@ class _Space(NamedTuple):
             return np.empty((0, 4)), np.empty(0)
         corners = np.clip(np.rint(corners), 0, room)
         places = np.concatenate([corners, corners + size], axis=1)
-        places = places[(_overlaps(places, self.labels) == 0).all(axis=1)]
-        areas = np.maximum(np.prod(self.regions[:, 2:] - self.regions[:, :2], axis=1), 1.0)
-        shares = _overlaps(places, self.regions) / areas
+        # What is nowhere near, which is most of a crowded image, hides nothing.
+        labels, regions = _near(places, self.labels), _near(places, self.regions)
+        places = places[(_overlaps(places, labels) == 0).all(axis=1)]
+        areas = np.maximum(np.prod(regions[:, 2:] - regions[:, :2], axis=1), 1.0)
+        shares = _overlaps(places, regions) / areas
         free = (shares <= MAX_HIDDEN_SHARE).all(axis=1)
         return places[free], shares[free].sum(axis=1)
 
@@ -203,6 +208,14 @@ def touch(box1: Box, box2: Box, slack: float = 2.0) -> bool:
 def _at(places: np.ndarray, index: int) -> tuple[int, int, int, int]:
     x1, y1, x2, y2 = places[index].astype(int).tolist()
     return x1, y1, x2, y2
+
+
+def _near(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The boxes that overlap the box around all places."""
+    if len(places) == 0:
+        return boxes[:0]
+    low, high = places[:, :2].min(axis=0), places[:, 2:].max(axis=0)
+    return boxes[((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(axis=1)]
 
 
 def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:

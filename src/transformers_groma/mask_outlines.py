@@ -159,21 +159,20 @@ def _cuts(mask: np.ndarray, lines: _Lines, loops: list[list[int]]) -> list[tuple
 
     Up there is the outside of the part, or another hole of it, whose own cut begins further up.
     """
+    # Horizontal lines are sorted from the top; the first of a loop goes right around a part and left in a hole.
+    firsts = np.array([min(loop) for loop in loops], np.int64)
+    holes = firsts[lines.directions[firsts] == _LEFT]
+    if not len(holes):
+        return []
+    columns, y = (lines.starts[holes, 0] + lines.ends[holes, 0]) // 2, lines.starts[holes, 1]
+    # For each pixel of the columns with cuts, the first row of its run of the mask, going up from there.
+    cut, place = np.unique(columns, return_inverse=True)
+    rows = np.arange(1, mask.shape[0] + 1, dtype=np.int32)[:, None]
+    tops = np.maximum.accumulate(np.where(mask[:, cut], 0, rows), axis=0)[y - 1, place.reshape(-1)]
     (upper,) = np.nonzero(lines.directions == _RIGHT)
     places = lines.starts[upper, 1] * mask.shape[1] + lines.starts[upper, 0]
-    cuts = []
-    for loop in loops:
-        # Horizontal lines are sorted from the top; the first of a loop goes right around a part and left in a hole.
-        first = min(loop)
-        if lines.directions[first] == _RIGHT:
-            continue
-        (end, y), (start, _) = lines.starts[first].tolist(), lines.ends[first].tolist()
-        column = (start + end) // 2
-        outside = np.flatnonzero(~mask[:y, column])
-        top = outside[-1] + 1 if len(outside) else 0
-        above = np.searchsorted(places, top * mask.shape[1] + column, side="right") - 1
-        cuts.append((column + 0.5, first, int(upper[above])))
-    return cuts
+    above = np.searchsorted(places, tops * mask.shape[1] + columns, side="right") - 1
+    return list(zip((columns + 0.5).tolist(), holes.tolist(), upper[above].tolist(), strict=True))
 
 
 __all__ = ["mask_outlines", "mask_to_polygons"]

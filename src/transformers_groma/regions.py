@@ -4,8 +4,9 @@ Boxes are `xyxy` in absolute pixels of the upright image, masks are bool arrays 
 """
 
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -209,14 +210,22 @@ class Regions(RegionExports):
         >>> Regions([[10, 20, 30, 40], [0, 0, 9, 9]], ids=[4, 7]).with_ids([7]).xyxy.tolist()
         [[0.0, 0.0, 9.0, 9.0]]
         """
-        position_of = {number: position for position, number in enumerate(self.ids)}
         wanted = _as_array("ids", ids if isinstance(ids, Tensor) else list(ids)).tolist()
-        for number in wanted:
-            if (count := self.ids.count(number)) != 1:
-                if count:
-                    raise ValueError(f"{count} regions have the number {number}: select one by its position.")
+        found = [self._positions.get(number, ()) if isinstance(number, Hashable) else () for number in wanted]
+        for number, positions in zip(wanted, found, strict=True):
+            if len(positions) > 1:
+                raise ValueError(f"{len(positions)} regions have the number {number}: select one by its position.")
+            if not positions:
                 raise ValueError(f"No region has the number {number}, only {list(self.ids)}.")
-        return self[[position_of[number] for number in wanted]]
+        return self[[position for (position,) in found]]
+
+    @cached_property
+    def _positions(self) -> dict[int, list[int]]:
+        """The positions of each number, made once: an answer looks up the regions of every phrase."""
+        positions: dict[int, list[int]] = {}
+        for position, number in enumerate(self.ids):
+            positions.setdefault(number, []).append(position)
+        return positions
 
     @property
     def id(self) -> int:

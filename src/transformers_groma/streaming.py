@@ -1,5 +1,6 @@
 """Answers while they are written: each step of `generate`, an end before its time, and the text so far."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ from transformers.generation.streamers import BaseStreamer
 
 # What a tokenizer writes for bytes that are not yet a whole character.
 _UNFINISHED = "\ufffd"
+# The token of a byte, in tokenizers that have one for each.
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# An answer so far is read again from its start each time: a long one is read less often, so that reading all of its
+# steps takes time in proportion to its length.
+_READS = 512
 
 
 class StepStreamer(BaseStreamer):
@@ -76,10 +82,33 @@ def partial_text(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
 def readable_ids(tokenizer: Any, ids: Sequence[int]) -> Sequence[int]:
     """The ids of an answer so far, without those at the end that [`partial_text`] holds back."""
     text = partial_text(tokenizer, ids)
+
+    def is_byte(place: int) -> bool:
+        return place >= 0 and _BYTE.fullmatch(tokenizer.convert_ids_to_tokens(int(ids[place])) or "") is not None
+
     end = len(ids)
     while end > 0 and not text.startswith(tokenizer.decode(ids[:end], skip_special_tokens=True)):
         end -= 1
+        # Bytes in a row are held back together.
+        while is_byte(end) and is_byte(end - 1):
+            end -= 1
     return ids[:end]
 
 
-__all__ = ["StepStreamer", "StopWhen", "partial_text", "readable_ids"]
+def next_read(length: int) -> int:
+    """How long an answer should be before it is read again.
+
+    Args:
+        length (`int`): ids that were read.
+
+    Returns:
+        `int`: one id more; of long answers a few more.
+
+    Example:
+    >>> next_read(100), next_read(5000)
+    (101, 5009)
+    """
+    return length + max(1, length // _READS)
+
+
+__all__ = ["StepStreamer", "StopWhen", "next_read", "partial_text", "readable_ids"]

@@ -197,8 +197,8 @@ def draw_grounded_text(
     own_marks = _marks(own, WHITE)
     for mark, name in zip(own_marks, user_region_names(len(own)), strict=True):
         mark.label, mark.is_dashed = name, True
-    named = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}
-    other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in named.union(own.ids)]
+    shown = {region_id for phrase in grounded.phrases for region_id in phrase.regions.ids}.union(own.ids)
+    other_ids = [region_id for region_id in grounded.regions.ids if regions and region_id not in shown]
     other_marks = _marks(grounded.regions.with_ids(other_ids), GREY)
     canvas = RegionCanvas(image)
     canvas.tint(phrase_marks)
@@ -313,7 +313,8 @@ def _answer_runs(grounded: Grounded, colors: Sequence[Color]) -> list[Run]:
         if start < end:
             runs.append(Run(grounded.text[start:end], color))
         else:
-            before, after = "".join(run.text for run in runs)[-1:], grounded.text[end : end + 1]
+            before = next((run.text[-1] for run in reversed(runs) if run.text), "")
+            after = grounded.text[end : end + 1]
             runs.append(Run(" " if before and not before.isspace() else ""))
             runs.append(Run(" ".join(map(_number, phrase.regions.ids)), color))
             runs.append(Run(" " if after.isalnum() else ""))

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from tests.tiny import tiny_inputs, tiny_model
 from transformers_groma.models.groma.tokenization_groma import load_legacy_tokenizer
-from transformers_groma.streaming import StepStreamer, StopWhen, partial_text, readable_ids
+from transformers_groma.streaming import StepStreamer, StopWhen, next_read, partial_text, readable_ids
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +71,25 @@ def test_text_of_bytes_only_grows(golden_dir):
         assert [tokenizer.decode(part, skip_special_tokens=True).rstrip("\ufffd") for part in kept] == texts
         texts.append(tokenizer.decode(ids, skip_special_tokens=True))
         assert all(later.startswith(text) for text, later in pairwise(texts)), ids
+
+
+def test_bytes_in_a_row_are_held_back_at_once(golden_dir, monkeypatch):
+    tokenizer = load_legacy_tokenizer(golden_dir / "legacy_checkpoint")
+    word, byte = tokenizer.convert_tokens_to_ids(["?", "<0xF0>"])
+    calls = []
+    decode = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **options: calls.append(len(ids)) or decode(ids, **options))
+    assert readable_ids(tokenizer, [word] + [byte] * 500) == [word]
+    assert len(calls) < 6
+
+
+def test_reading_all_steps_of_a_long_answer_takes_time_in_proportion_to_its_length():
+    def read_in_all(length: int) -> int:
+        total = due = 0
+        for number in range(1, length + 1):
+            if number >= due:
+                total, due = total + number, next_read(number)
+        return total
+
+    assert [next_read(number) for number in (1, 511, 1023, 1024)] == [2, 512, 1024, 1026]
+    assert read_in_all(40_000) < 4.5 * read_in_all(10_000)

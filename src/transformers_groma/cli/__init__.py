@@ -32,6 +32,7 @@ from .propose import add_propose
 from .push import add_push
 from .segment import add_segment
 from .serve import add_serve
+from .starting import keep_all, own_process
 from .train import add_train
 
 # transformers imports torchao, and peft imports bitsandbytes, wherever these are installed: they warn of parts for
@@ -55,7 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for name in _LOUD_AT_IMPORT:
         logging.getLogger(name).setLevel(logging.ERROR)
-    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv is not None:
+        return _run(list(argv))
+    own_process()
+    code = _run(sys.argv[1:])
+    keep_all()  # Python would search everything once more before it ends
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    """Run a command; returns the exit code."""
     try:
         arguments = build_parser().parse_args(argv or ["--help"])
     except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)

@@ -19,6 +19,7 @@ from .arguments import (
 )
 from .models import load_pipeline, open_upright, tiny_model
 from .output import answer_lines, numbers, printable, write_answer, write_png, write_proposals
+from .starting import starting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +66,8 @@ def add_demo(commands: "argparse._SubParsersAction") -> None:
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """`groma demo`: questions about a scene whose truth is known, then about the user's image."""
-    from ..pointed_regions import has_region_proposer
+    with starting():
+        from ..pointed_regions import has_region_proposer
 
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)

@@ -12,6 +12,7 @@ from ..model_files import ANSWERING_MODELS, PROPOSING_MODELS
 from .arguments import CommandError, errors_of, errors_of_loading
 from .output import note
 from .region_arguments import option_of
+from .starting import starting
 
 if TYPE_CHECKING:
     import torch
@@ -72,16 +73,17 @@ def model_name(model: str) -> str:
 
 def load_pipeline(model: str | None, device: str | None, options: LoadingOptions) -> "ImageGroundingPipeline":
     """Check a model and load it as a pipeline."""
-    model = checked_model(model, ANSWERING_MODELS, revision=options.revision)
-    device = checked_device(device, options)
-    from ..loading import load_model
-    from ..pipeline import ImageGroundingPipeline
+    with starting():
+        model = checked_model(model, ANSWERING_MODELS, revision=options.revision)
+        device = checked_device(device, options)
+        from ..loading import load_model
+        from ..pipeline import ImageGroundingPipeline
 
-    with errors_of(f"--model {model!r}"), errors_of_loading():
-        loaded, processor = load_model(model, device, options)
-    # Of a model that was placed in parts, the pipeline finds the device by itself.
-    device = None if hasattr(loaded, "hf_device_map") else device
-    return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
+        with errors_of(f"--model {model!r}"), errors_of_loading():
+            loaded, processor = load_model(model, device, options)
+        # Of a model that was placed in parts, the pipeline finds the device by itself.
+        device = None if hasattr(loaded, "hf_device_map") else device
+        return ImageGroundingPipeline(model=loaded, processor=processor, device=device, task="image-grounding")
 
 
 def ask(

@@ -5,6 +5,7 @@ import argparse
 from .arguments import add_command, add_model_arguments, add_output_arguments, checked_folder, loading_options
 from .models import open_upright, propose_regions
 from .output import image_note, note, print_regions, write_proposals
+from .starting import starting
 from .verb_commands import add_masks_argument
 
 
@@ -28,8 +29,9 @@ def run_propose(arguments: argparse.Namespace) -> None:
     """`groma propose`: the regions of an image, without the language model."""
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)
-    image = open_upright(arguments.image)
-    regions = propose_regions(arguments.model, image, arguments.device, options, arguments.masks)
+    with starting():
+        image = open_upright(arguments.image)
+        regions = propose_regions(arguments.model, image, arguments.device, options, arguments.masks)
     print_regions(regions, arguments.json)
     if folder is not None:
         write_proposals(folder, regions, image, notes=image_note(arguments.image, image))

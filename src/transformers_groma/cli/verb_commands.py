@@ -16,6 +16,7 @@ from .arguments import (
 from .models import check_masks, check_regions, load_pipeline, open_upright, seed_sampling
 from .output import image_note, print_answer, print_stream, write_answers
 from .region_arguments import add_region_arguments
+from .starting import starting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,9 +105,10 @@ def open_all(arguments: argparse.Namespace, needs_masks: str | None = None) -> O
         raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)
-    image = open_upright(arguments.image)
-    check_regions(arguments.regions, image)
-    pipe = load_pipeline(arguments.model, arguments.device, options)
+    with starting():
+        image = open_upright(arguments.image)
+        check_regions(arguments.regions, image)
+        pipe = load_pipeline(arguments.model, arguments.device, options)
     if needs_masks:
         check_masks(pipe.model, needs_masks)
     seed_sampling(arguments.seed)
