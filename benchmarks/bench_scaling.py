@@ -9,6 +9,7 @@ on n. The last line is JSON.
 """
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all n (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    gc.freeze()  # else the search for garbage among torch's million objects would hit some of the tasks
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (count, make) in tasks(Path(folder)).items():
