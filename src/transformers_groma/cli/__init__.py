@@ -17,6 +17,7 @@ from .arguments import CommandError, CommandParser, OneLineParser, VersionAction
 from .ask import add_ask
 from .caption import add_caption
 from .chat import add_chat
+from .classify import add_classify
 from .convert import add_convert
 from .data import add_data
 from .demo import add_demo
@@ -120,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_ask(commands)
     add_chat(commands)
     add_propose(commands)
+    add_classify(commands)
     add_annotate(commands)
     add_export(commands)
     add_data(commands)
