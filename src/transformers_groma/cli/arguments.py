@@ -41,20 +41,34 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class CommandParser(OneLineParser):
-    """A parser that accepts options between positional arguments, even if the last of these is optional."""
+    """A parser that accepts options between positional arguments, even if the last of these is optional.
+
+    A first word may have a parser of its own (`parsers_of_words`), and options of another parser a sentence that says
+    so (`options_elsewhere`).
+    """
 
     is_intermixing = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parsers_of_words: dict[str, CommandParser] = {}
+        self.options_elsewhere: dict[str, str] = {}
 
     def parse_known_args(self, args=None, namespace=None):
         if self.is_intermixing:
             return super().parse_known_args(args, namespace)
         args = joined_points(sys.argv[1:] if args is None else args)
+        if args and args[0] in self.parsers_of_words:
+            return self.parsers_of_words[args[0]].parse_known_args(args[1:], namespace)
         self.is_intermixing = True
         try:
             namespace, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self.is_intermixing = False
         if unknown:  # here, as the parser of all commands would point at the wrong help
+            for word in unknown:
+                if (option := word.split("=")[0]) in self.options_elsewhere:
+                    self.error(f"{option} {self.options_elsewhere[option]}")
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, unknown
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._output_errors import OutputError
+from . import evaluate_zero_shot
 from .arguments import (
     CommandError,
+    CommandParser,
     add_command,
     add_model_arguments,
     checked_folder,
@@ -32,6 +34,8 @@ BENCHMARKS = (
     *("referring-segmentation", "grounded-conversation", "phrase-grounding", "interactive-segmentation"),
     "llava-bench",
 )
+# The one with a parser of its own, and without a model that answers.
+ZERO_SHOT = evaluate_zero_shot.NAME
 # The one whose options `--help` shows as a separate group.
 JUDGED = "llava-bench"
 # The one that asks how alike phrases are.
@@ -44,14 +48,49 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
         commands,
         "evaluate",
         run_evaluate,
-        f"measure a model on a benchmark: {', '.join(BENCHMARKS)}",
+        f"measure a model on a benchmark: {', '.join([*BENCHMARKS, ZERO_SHOT])}",
         "groma evaluate rec --model org/groma-7b --dataset data/refcoco@val --output results/refcoco-val\n"
         "         groma data shapes --task rec --rows 200 --seed 1 --split test --evaluation --output shapes-rec\n"
         "         groma evaluate rec --dataset shapes-rec --output results/shapes-rec --gallery 20\n"
         "         accelerate launch -m transformers_groma.cli evaluate lvis-ground --model org/groma-7b --dataset "
-        "data/lvis_ground@val --output results/lvis",
+        "data/lvis_ground@val --output results/lvis\n"
+        "         groma evaluate zero-shot --help",
     )
-    parser.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    _add_own_arguments(parser)
+    _add_zero_shot(parser)
+
+
+def _add_zero_shot(parser: CommandParser) -> None:
+    """Add the benchmark with options of its own: a dual encoder is asked nothing."""
+    own = CommandParser(
+        prog=f"{parser.prog} {ZERO_SHOT}",
+        description="Classify a dataset of labelled images without training, by WCA and what its paper compares it "
+        "with, and print the table.",
+        epilog="example: groma evaluate zero-shot --dataset data/pets --descriptions cupl_pets.json --published pets "
+        "--output results/pets\n"
+        "         groma evaluate zero-shot --dataset org/name@test --methods template,wca --views random,regions "
+        "--model groma-7b --output results/name",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate_zero_shot.add_zero_shot_arguments(own)
+    parser.parsers_of_words[ZERO_SHOT] = own
+    ours, theirs = (set(each._option_string_actions) for each in (parser, own))
+    own.options_elsewhere = dict.fromkeys(ours - theirs, f"is of the other benchmarks: leave it out for {ZERO_SHOT}")
+    parser.options_elsewhere = dict.fromkeys(
+        theirs - ours,
+        f"is of {ZERO_SHOT}, which is written first: groma evaluate {ZERO_SHOT} …; other benchmarks lack it",
+    )
+
+
+def _add_own_arguments(parser: CommandParser) -> None:
+    """Add the arguments of the benchmarks that ask a model."""
+    parser.add_argument(
+        "benchmark",
+        metavar="BENCHMARK",
+        choices=(*BENCHMARKS, ZERO_SHOT),
+        help=f"{', '.join(BENCHMARKS)}; or {ZERO_SHOT}, which has options of its own: groma evaluate {ZERO_SHOT} "
+        "--help",
+    )
     parser.add_argument(
         "--dataset",
         metavar="PATH[@SPLIT]",
@@ -113,6 +152,8 @@ def add_evaluate(commands: "argparse._SubParsersAction") -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """`groma evaluate`: run a benchmark into a folder."""
+    if arguments.benchmark == ZERO_SHOT:
+        raise CommandError(f"{ZERO_SHOT} has options of its own, so it is written first: groma evaluate {ZERO_SHOT} …")
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)
     if arguments.card is not None and not arguments.card.is_dir():

@@ -146,7 +146,7 @@ def distinct_names(labels: Sequence[str], argument: str = "`labels`") -> Distinc
     return DistinctNames(tuple(indices), tuple(indices[name] for name in names), tuple(first_classes.values()))
 
 
-def read_labels(path: str | os.PathLike) -> list[str]:
+def read_labels(path: str | os.PathLike, may_repeat: bool = False) -> list[str]:
     """Read labels from a file or a folder.
 
     Args:
@@ -154,6 +154,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
             a JSON object with descriptions, whose class names are taken, or with the labels of a model by index
             (`{"0": "cat", "1": "dog"}`, its `id2label`); or an image folder with a folder for each class, whose names
             are taken in alphabetical order.
+        may_repeat (`bool`): whether several classes may have one name, see [`distinct_names`].
 
     Returns:
         `list[str]`: the labels, in the order of the file.
@@ -177,7 +178,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
         labels = _labels_of_json(read_input_json(path, LABELS), path)
     else:
         labels = _labels_of_text(read_input_text(path, LABELS), path)
-    check_labels(labels, str(path))
+    (names_of_labels if may_repeat else check_labels)(labels, str(path))
     return labels
 
 

@@ -20,13 +20,13 @@ MORE = {f"any_{name}": 0.5 for name in SIZES}
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that are saved."""
     figures = []
-    save = plots._save
+    save = plots.save_plot
 
     def keep(figure, path):
         figures.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_plot", keep)
     return figures
 
 

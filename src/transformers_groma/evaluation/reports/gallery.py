@@ -147,7 +147,11 @@ def draw_case(case: GalleryCase) -> Image.Image:
 
 
 def write_gallery(
-    output_dir: str | os.PathLike, cases: Sequence[GalleryCase], title: str = "Worst cases", note: str = ""
+    output_dir: str | os.PathLike,
+    cases: Sequence[GalleryCase],
+    title: str = "Worst cases",
+    note: str = "",
+    boxes: str = "",
 ) -> Path:
     """Write `gallery.html`, with all images in it, and `gallery/0001.png` and so on, each with its texts under it.
 
@@ -158,6 +162,7 @@ def write_gallery(
         cases (`Sequence[GalleryCase]`): the cases, in the order to show them.
         title (`str`): title of the page.
         note (`str`): a line under the title, such as how the cases were chosen.
+        boxes (`str`): what the boxes of the answers are, where there are no targets to compare them with.
 
     Returns:
         `Path`: the page.
@@ -183,7 +188,7 @@ def write_gallery(
     page = PAGE.format(
         title=_html(title),
         note=f"<p>{_html(note)}</p>" if note else "",
-        legend=MASK_LEGEND if any(case.has_masks for case in cases) else LEGEND,
+        legend=_legend(cases, boxes),
         count=counted(len(cards), "case"),
         verdicts="\n".join(
             f"<li>{_badge(verdict)} {number}</li>"
@@ -229,6 +234,7 @@ PAGE = """\
 LEGEND = """\
 <li><span class="predicted"></span>box of the answer: number, best IoU with a target</li>
 <li><span class="target"></span>target</li>"""
+BOXES_LEGEND = '<li><span class="predicted"></span>{}</li>'
 MASK_LEGEND = """\
 <li><span class="predicted tinted"></span>answer: its masks tinted, its boxes outlined</li>
 <li><span class="target outlined"></span>target: its masks outlined, its boxes dashed</li>"""
@@ -289,6 +295,12 @@ dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 14re
 summary { cursor: pointer; color: var(--quiet); font-size: .8rem; margin-top: .6rem; }
 pre { margin: .4rem 0 0; font-size: .8rem; max-height: 14rem; overflow: auto; }
 """
+
+
+def _legend(cases: Sequence[GalleryCase], boxes: str) -> str:
+    if boxes:
+        return BOXES_LEGEND.format(_html(boxes))
+    return MASK_LEGEND if any(case.has_masks for case in cases) else LEGEND
 
 
 def _checked_boxes(boxes: Sequence[Box], name: str) -> torch.Tensor:

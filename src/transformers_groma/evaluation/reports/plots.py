@@ -65,7 +65,7 @@ def plot_iou_histogram(ious: Sequence[float], path: str | os.PathLike) -> Path:
     _note(
         axes, f"{values.size:,} answers, mean IoU {values.mean():.3f}, without any overlap {(values == 0).mean():.1%}"
     )
-    return _save(figure, path)
+    return save_plot(figure, path)
 
 
 def plot_recall_by_size(
@@ -122,7 +122,7 @@ def plot_recall_by_size(
     if len(series) > 1:
         figure.legend(frameon=False, loc="outside right upper")
     _note(axes, "mean over IoU 0.50:0.95; sizes in square pixels of the original image")
-    return _save(figure, path)
+    return save_plot(figure, path)
 
 
 def plot_recall_at_n(
@@ -181,7 +181,7 @@ def plot_recall_at_n(
     axes.minorticks_off()
     if len(curves) > 1:
         figure.legend(frameon=False, loc="outside right upper")
-    return _save(figure, path)
+    return save_plot(figure, path)
 
 
 def _figure(title: str, with_legend: bool = False) -> tuple[Figure, Axes]:
@@ -207,7 +207,16 @@ def _note(axes: Axes, text: str) -> None:
     axes.figure.supxlabel(text, fontsize=8.5, color=QUIET, x=0.99, ha="right")
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> Path:
+def save_plot(figure: Figure, path: str | os.PathLike) -> Path:
+    """Write a figure as a PNG file.
+
+    Args:
+        figure (`Figure`): drawn.
+        path (`str` or `Path`): the file.
+
+    Returns:
+        `Path`: the file.
+    """
     buffer = io.BytesIO()
     # Without the version of matplotlib in it, the same numbers give the same bytes.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -220,4 +229,4 @@ def _shortened(values: Sequence[float]) -> str:
     return f"[{shown}{', …' if len(values) > 5 else ''}]"
 
 
-__all__ = ["plot_iou_histogram", "plot_recall_at_n", "plot_recall_by_size"]
+__all__ = ["plot_iou_histogram", "plot_recall_at_n", "plot_recall_by_size", "save_plot"]

@@ -1,0 +1,394 @@
+"""Classifies a labelled dataset by all methods in one run: features once, then the table, plots and predictions."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..._files import complete_file, write_files
+from ..._locks import one_writer
+from ..._words import counted
+from ...zero_shot.dual_encoder import DualEncoder
+from ...zero_shot.label_lists import DistinctNames, distinct_names
+from ...zero_shot.methods import METHODS
+from ...zero_shot.region_views import RegionViews
+from ...zero_shot.released_protocol import DRAWN_VIEWS, POOL_SIZE, REPEATS, draw_indices
+from ...zero_shot.temperatures import default_temperatures
+from ...zero_shot.views import BOUNDS, RELEASED_BOUNDS
+from ..answers import PREDICTIONS_NAME
+from ..fingerprints import model_sha256
+from ..reports.confusion_plot import plot_confusion
+from ..reports.gallery import write_gallery
+from ..reports.report import REPORT_NAME, RESULTS_NAME, Results, read_results, versions
+from ..runner import check_folder
+from .accuracy import AccuracyCounter, rank_of_truth
+from .gallery_cases import BOXES, explained, gallery_case, worst_images
+from .image_features import EncodedImages, FeatureFolder, ViewSet
+from .labelled_images import LabelledImages
+from .report import RowResult, markdown_table_of_run, metrics_of, per_class
+from .table_rows import BatchScores, TableRow, TextFiles, probabilities_of, table_rows
+from .view_plans import ViewPlan, plan_released_views, plan_views
+
+BENCHMARK = "zero-shot"
+PER_CLASS_NAME, CONFUSION_NAME, FEATURES_NAME = "per_class.json", "confusion.png", "features"
+# What changes no accuracy.
+_NOT_SETTINGS = ("gallery", "published")
+# Classes that a shared name keeps from being right come after all others.
+_NEVER = 10**9
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which table a run makes.
+
+    Args:
+        methods (`tuple[str, ...]`, *optional*): names of `METHODS`; by default all that can run.
+        views (`tuple[str, ...]`): kinds of views of `"wca"`: `"random"`, `"grid"`, `"regions"`, `"both"`.
+        scores (`tuple[str, ...]`): scores of `"wca"`: `"paper"`, `"released"`.
+        view_count (`int`): random views of an image in each repeat, and views of the grid.
+        seed (`int`): the first seed, of random views and random texts.
+        seeds (`int`): how many seeds, each a repeat.
+        released (`bool`): the released protocol: repeats are draws, with replacement, from one pool of random views.
+        pool (`int`): with `released`, how many views of an image are encoded.
+        draws (`int`): with `released`, how often is drawn.
+        bounds (`(float, float)`, *optional*): sides of random views, as shares of the shorter side of the image; 0.5
+            and 0.9 by default, and 0.1 and 0.9 with `released`.
+        image_temperature, text_temperature (`float`, *optional*): of the weights; the encoder's own by default.
+        stored_dtype (`str`): of the features on disk, `"float32"` or `"float16"`.
+        gallery (`int`): how many errors to draw.
+        published (`str`, *optional*): name of a dataset in `PUBLISHED`, to print its accuracies beside.
+    """
+
+    methods: tuple[str, ...] | None = None
+    views: tuple[str, ...] = ("random",)
+    scores: tuple[str, ...] = ("paper",)
+    view_count: int = DRAWN_VIEWS
+    seed: int = 0
+    seeds: int = 3
+    released: bool = False
+    pool: int = POOL_SIZE
+    draws: int = REPEATS
+    bounds: tuple[float, float] | None = None
+    image_temperature: float | None = None
+    text_temperature: float | None = None
+    stored_dtype: str = "float32"
+    gallery: int = 0
+    published: str | None = None
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the repeats."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def view_bounds(self) -> tuple[float, float]:
+        """Sides of random views."""
+        return self.bounds or (RELEASED_BOUNDS if self.released else BOUNDS)
+
+
+DEFAULT_OPTIONS, NO_FILES = TableOptions(), TextFiles()
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a run has found.
+
+    Args:
+        results (`Results`): what `results.json` holds.
+        rows (`list[RowResult]`): the rows of the table.
+        notes (`list[str]`): sentences on the run, such as methods that could not run.
+        left_out (`Mapping[str, Sequence[str]]`): by reason, what was not classified.
+    """
+
+    results: Results
+    rows: list[RowResult]
+    notes: list[str]
+    left_out: Mapping[str, Sequence[str]]
+
+
+def classify_dataset(
+    images: LabelledImages,
+    encoder: DualEncoder,
+    output_dir: str | os.PathLike,
+    options: TableOptions = DEFAULT_OPTIONS,
+    files: TextFiles = NO_FILES,
+    *,
+    proposer: RegionViews | None = None,
+    draws: torch.Tensor | None = None,
+    progress: bool = True,
+    model_name: str = "",
+    notes: Mapping[str, Any] | None = None,
+) -> Table:
+    """Classify a dataset by all methods into a folder.
+
+    Args:
+        images (`LabelledImages`): the dataset, see `dataset_reading.read_labelled_images`.
+        encoder (`DualEncoder`): sees images and texts.
+        output_dir (`str` or `Path`): output folder, for `results.json`, `results.md`, `per_class.json`,
+            `predictions.jsonl`, `confusion.png`, `gallery.html` and the features. An interrupted run resumes there.
+        options ([`TableOptions`]): which table.
+        files ([`TextFiles`]): what texts are made of.
+        proposer (`RegionViews`, *optional*): proposes regions, for views of these.
+        draws (`Tensor` of shape `(R, P)`, *optional*): with `options.released`, which views of the pool each repeat
+            takes; drawn from the seed by default.
+        progress (`bool`): whether to show a progress bar.
+        model_name (`str`): what the report calls the encoder.
+        notes (`Mapping`, *optional*): further settings to write down.
+
+    Returns:
+        [`Table`]
+
+    Raises:
+        ValueError: texts that lack a class, a method that cannot run, no image that can be read, features that are not
+            finite, too little space for them, or a folder with the run of another dataset or encoder.
+        OutputError: the folder cannot be written, or another run is writing it.
+    """
+    output_dir = Path(output_dir)
+    names = distinct_names(images.classes.shown)
+    methods, said = _methods(options, files)
+    if names.note is not None:
+        said.append(names.note)
+    defaults = default_temperatures(encoder.model.config.model_type)
+    image_temperature = options.image_temperature or defaults.image
+    text_temperature = options.text_temperature or defaults.text
+    if "wca" in methods and not defaults.is_tuned and None in (options.image_temperature, options.text_temperature):
+        said.append(
+            f"the temperatures of WCA were tuned for CLIP; none are published for {encoder.model.config.model_type}"
+        )
+    sets, plans = _plans(options, methods, proposer, draws)
+    with one_writer(output_dir, "evaluate"):
+        identity = {
+            "model_sha256": model_sha256(encoder.model, encoder.image_processor),
+            "dtype": str(encoder.model.dtype).removeprefix("torch."),
+            "dataset_fingerprint": images.fingerprint(),
+        }
+        settings: dict[str, Any] = {
+            "benchmark": BENCHMARK,
+            "model": model_name,
+            "model_revision": getattr(encoder.model.config, "_commit_hash", None),
+            **identity,
+            "dataset": images.name,
+            "split": images.split,
+            "rows": len(images),
+            "classes": len(images.classes),
+            **{name: value for name, value in asdict(options).items() if name not in _NOT_SETTINGS},
+            "methods": methods,
+            "bounds": options.view_bounds,
+            "image_temperature": image_temperature,
+            "text_temperature": text_temperature,
+            "texts_sha256": _digest(asdict(files)),
+            "device": encoder.model.device.type,
+            "versions": versions(),
+            **(notes or {}),
+        }
+        check_folder(output_dir, settings)
+        started = Results(BENCHMARK, {}, settings, asked=0, seconds=0.0, complete=False)
+        write_files({output_dir / RESULTS_NAME: _json(asdict(started))})
+        start = time.perf_counter()
+        rows = table_rows(
+            encoder,
+            names.names,
+            methods,
+            files,
+            plans,
+            scores=options.scores,
+            seeds=options.all_seeds,
+            text_temperature=text_temperature,
+        )
+        bar = tqdm(total=len(images), desc=BENCHMARK, unit="image", disable=not progress, leave=False)
+        features = FeatureFolder(
+            *(output_dir / FEATURES_NAME, images, encoder, sets, identity),
+            stored_dtype=options.stored_dtype,
+            advance=bar.update,
+        )
+        features.check_space(rows[0].texts_of(0).anchors.shape[-1])
+        scorer = _Scorer(rows, images, names, encoder, image_temperature)
+        with bar, complete_file(output_dir / PREDICTIONS_NAME) as file:
+            for batch in features.batches():
+                for record in scorer.add(batch):
+                    file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        results = scorer.results()
+        labels = images.labels[scorer.numbers]
+        main = next((result for result in results if result.row.method.name == "wca"), results[-1])
+        left_out = {**images.left_out, **scorer.unreadable}
+        settings["left_out"] = {reason: len(found) for reason, found in left_out.items()}
+        plot_confusion(labels, main.predicted, images.classes.shown, output_dir / CONFUSION_NAME, title=main.row.title)
+        if options.gallery:
+            _draw_gallery(
+                main, images, names, features, scorer.numbers, output_dir, options.gallery, image_temperature
+            )
+        seconds = time.perf_counter() - start
+        done = Results(BENCHMARK, metrics_of(results), settings, len(labels), seconds, complete=True)
+        said.append(
+            f"{counted(features.encoded, 'view')} of images went through the encoder in this run, each once; the "
+            "others were on disk"
+        )
+        report = markdown_table_of_run(
+            *(results, main, images.classes, labels, left_out, settings, said),
+            published=options.published,
+            has_gallery=bool(options.gallery),
+        )
+        # First what people read: a run is finished once `results.json` says so.
+        write_files(
+            {
+                output_dir / REPORT_NAME: report.encode(),
+                output_dir / PER_CLASS_NAME: _json(per_class(results, images.classes)),
+                output_dir / RESULTS_NAME: _json(asdict(done)),
+            }
+        )
+        return Table(read_results(output_dir), results, said, left_out)
+
+
+class _Scorer:
+    """Scores batches by all rows, and keeps what the reports need of each image."""
+
+    def __init__(
+        self,
+        rows: Sequence[TableRow],
+        images: LabelledImages,
+        names: DistinctNames,
+        encoder: DualEncoder,
+        temperature: float,
+    ) -> None:
+        self._rows, self._images, self._encoder, self._temperature = rows, images, encoder, temperature
+        self._of_classes, self._first = np.array(names.of_classes), np.array(names.first_classes)
+        self._names = names.names
+        self._counters = [AccuracyCounter(len(images.classes), row.repeats) for row in rows]
+        self._kept: list[list[tuple[np.ndarray, ...]]] = [[] for _ in rows]
+        self.numbers: list[int] = []
+        self.unreadable: dict[str, list[str]] = {}
+
+    def add(self, batch: EncodedImages) -> list[dict[str, Any]]:
+        """Score a batch; returns the line of each image for `predictions.jsonl`."""
+        for number, reason in batch.unreadable.items():
+            self.unreadable.setdefault(f"image that cannot be read ({reason})", []).append(
+                self._images.image_ids[number]
+            )
+        if not batch.numbers:
+            return []
+        self.numbers += batch.numbers
+        labels = self._images.labels[batch.numbers]
+        records: list[dict[str, Any]] = [
+            {
+                "image": self._images.image_ids[number],
+                "label": self._images.classes.shown[label],
+                "class": int(label),
+                "predictions": {},
+            }
+            for number, label in zip(batch.numbers, labels)
+        ]
+        score = BatchScores(batch, self._temperature)
+        for index, row in enumerate(self._rows):
+            ranks = []
+            for repeat in range(row.repeats):
+                scores = score(row, repeat)
+                ranks.append(self._ranks(scores.numpy(), labels))
+                if repeat == 0:
+                    chances = probabilities_of(self._encoder, scores).numpy()
+                    best = scores.numpy().argmax(axis=1)
+            self._counters[index].add(ranks, labels)
+            right = (np.stack(ranks) == 0).mean(axis=0)
+            places = np.arange(len(labels))
+            kept = (self._first[best], chances[places, best], chances[places, self._of_classes[labels]], right)
+            self._kept[index].append(kept)
+            for record, name, predicted, chance, share in zip(records, best, *kept[:2], right):
+                record["predictions"][row.name] = {
+                    "label": self._names[name],
+                    "class": int(predicted),
+                    "probability": round(float(chance), 6),
+                    "right": round(float(share), 6),
+                }
+        return records
+
+    def _ranks(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How many names come before the true one; a class that shares the name of an earlier one is never right."""
+        names = self._of_classes[labels]
+        return np.where(self._first[names] == labels, rank_of_truth(scores, names), _NEVER)
+
+    def results(self) -> list[RowResult]:
+        """The rows with their accuracy."""
+        if not self.numbers:
+            reason = next(iter(self.unreadable), "")
+            raise ValueError(f"none of the {len(self._images)} images can be classified: {reason}.")
+        return [
+            RowResult(row, counter.accuracy(), *(np.concatenate(part) for part in zip(*kept)))
+            for row, counter, kept in zip(self._rows, self._counters, self._kept)
+        ]
+
+
+def _methods(options: TableOptions, files: TextFiles) -> tuple[list[str], list[str]]:
+    """The methods that run, in the order of the table, and a sentence for each that cannot."""
+    said = []
+    chosen = []
+    for name, method in METHODS.items():
+        if options.methods is not None and name not in options.methods:
+            continue
+        lacks = files.lacks(method)
+        if lacks is None:
+            chosen.append(name)
+        elif options.methods is not None:
+            raise ValueError(f"the method {name!r} cannot run: {lacks}.")
+        else:
+            said.append(f"the method {name!r} did not run: {lacks}")
+    return chosen, said
+
+
+def _plans(
+    options: TableOptions, methods: Sequence[str], proposer: RegionViews | None, draws: torch.Tensor | None
+) -> tuple[list[ViewSet], dict[str, ViewPlan]]:
+    kinds = options.views if "wca" in methods else ()
+    if options.released:
+        if draws is None:
+            draws = draw_indices(options.pool, options.view_count, options.draws, options.seed)
+        return plan_released_views(
+            kinds, draws, pool=options.pool, seed=options.seed, proposer=proposer, bounds=options.view_bounds
+        )
+    return plan_views(
+        kinds,
+        view_count=options.view_count,
+        seeds=options.all_seeds,
+        proposer=proposer,
+        bounds=options.view_bounds,
+    )
+
+
+def _draw_gallery(
+    main: RowResult,
+    images: LabelledImages,
+    names: DistinctNames,
+    features: FeatureFolder,
+    numbers: Sequence[int],
+    output_dir: Path,
+    count: int,
+    temperature: float,
+) -> None:
+    labels = images.labels[numbers]
+    cases = []
+    for position in worst_images(main, labels, count):
+        batch = features.batch_with(numbers[position])
+        explanation = explained(main, batch, batch.numbers.index(numbers[position]), temperature)
+        label = names.names[names.of_classes[int(main.predicted[position])]]
+        cases.append(gallery_case(main, images, images.classes, numbers[position], position, label, explanation))
+    errors = int((main.predicted != labels).sum())
+    note = f"{counted(errors, 'error')} of {counted(len(labels), 'image')}; the most confident errors come first"
+    title = f"{images.name}: {main.row.title}"
+    write_gallery(output_dir, cases, title=title, note=note, boxes=BOXES)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode()
+
+
+__all__ = ["BENCHMARK", "Table", "TableOptions", "classify_dataset"]

@@ -1,0 +1,174 @@
+"""The rows of the table: each method with its texts and its views, scored from features that all of them share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...zero_shot.class_texts import ClassTexts, encode_class_texts
+from ...zero_shot.dual_encoder import DualEncoder
+from ...zero_shot.label_texts import texts_of_labels
+from ...zero_shot.methods import METHODS, Method
+from ...zero_shot.scores import SCORES
+from .image_features import EncodedImages
+from .view_plans import ViewPlan, pooled_images
+
+_SCORE_WORDS = {"paper": "the paper's score", "released": "the released score"}
+_VIEW_WORDS = {
+    "random": "random views",
+    "grid": "views of a grid",
+    "regions": "views of regions",
+    "both": "random views and regions",
+}
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """What the texts of classes are made of, as far as it is given.
+
+    Args:
+        descriptions (`Mapping[str, Sequence[str]]`, *optional*): sentences by class name, in the format of CuPL.
+        phrases (`Mapping[str, Sequence[str]]`, *optional*): phrases by class name, in the format of DCLIP.
+        templates (`Sequence[str]`, *optional*): texts with `{}` where the name goes.
+    """
+
+    descriptions: Mapping[str, Sequence[str]] | None = None
+    phrases: Mapping[str, Sequence[str]] | None = None
+    templates: Sequence[str] | None = None
+
+    def lacks(self, method: Method) -> str | None:
+        """Why a method cannot run, in words; `None` if it can."""
+        if method.name == "dclip" and self.phrases is None:
+            return "it needs phrases by class"
+        if method.name == "cupl" and self.descriptions is None:
+            return "it needs sentences by class"
+        return None
+
+    def of(self, method: Method) -> dict[str, object]:
+        """The arguments of `texts_of_labels` for a method."""
+        if method.texts == "phrases":
+            return {"descriptions": self.phrases}
+        if method.texts == "descriptions" and self.descriptions is not None:
+            return {"descriptions": self.descriptions}
+        return {"templates": self.templates} if method.uses_templates and method.texts != "template" else {}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A method with its views and its score: a row of the table.
+
+    Args:
+        name (`str`): names it in files, such as `"wca-random-paper"`.
+        title (`str`): names it for people.
+        method (`Method`): what it is.
+        texts (`tuple[ClassTexts, ...]`): of the classes; one, or one for each repeat.
+        plan ([`ViewPlan`], *optional*): its views; without it the whole image.
+        score (`str`): `"paper"` or `"released"`.
+    """
+
+    name: str
+    title: str
+    method: Method
+    texts: tuple[ClassTexts, ...]
+    plan: ViewPlan | None
+    score: str
+
+    @property
+    def repeats(self) -> int:
+        """How often each image is classified."""
+        return max(len(self.texts), 1 if self.plan is None else self.plan.repeats)
+
+    def texts_of(self, repeat: int) -> ClassTexts:
+        """The texts of a repeat."""
+        return self.texts[repeat if len(self.texts) > 1 else 0]
+
+    def plan_repeat(self, repeat: int) -> int:
+        """Which repeat of the views one of the row is."""
+        return 0 if self.plan is None or self.plan.repeats == 1 else repeat
+
+
+class BatchScores:
+    """The scores of some images by any row; what rows share is computed once.
+
+    Args:
+        images ([`EncodedImages`]): the images.
+        temperature (`float`): of the weights of views.
+    """
+
+    def __init__(self, images: EncodedImages, temperature: float) -> None:
+        self._images, self._temperature = images, temperature
+        self._pooled: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, row: TableRow, repeat: int = 0) -> Tensor:
+        """The score of each image and class.
+
+        Args:
+            row ([`TableRow`]): how.
+            repeat (`int`): number of the repeat.
+
+        Returns:
+            `Tensor` of shape `(B, C)`, float32.
+        """
+        key = (id(row.plan), row.plan_repeat(repeat))
+        if key not in self._pooled:
+            self._pooled[key] = pooled_images(self._images, row.plan, key[1], self._temperature)
+        return SCORES[row.score](self._pooled[key], row.texts_of(repeat).pooled)
+
+
+def table_rows(
+    encoder: DualEncoder,
+    names: Sequence[str],
+    methods: Sequence[str],
+    files: TextFiles,
+    plans: Mapping[str, ViewPlan],
+    *,
+    scores: Sequence[str] = ("paper",),
+    seeds: Sequence[int] = (0,),
+    text_temperature: float,
+) -> list[TableRow]:
+    """Encode the texts of all methods and make the rows of the table.
+
+    Args:
+        encoder (`DualEncoder`): keeps the features of texts, so that what methods share is encoded once.
+        names (`Sequence[str]`): of the classes, no two the same.
+        methods (`Sequence[str]`): which methods, in the order of the table.
+        files ([`TextFiles`]): what their texts are made of.
+        plans (`Mapping[str, ViewPlan]`): by kind of view; each is a row of `"wca"`.
+        scores (`Sequence[str]`): of `"wca"`: `"paper"`, `"released"` or both, which are rows of their own.
+        seeds (`Sequence[int]`): of the random texts of `"waffle"`, one a repeat.
+        text_temperature (`float`): of the weights of texts.
+
+    Returns:
+        `list[TableRow]`
+
+    Raises:
+        ValueError: descriptions that lack a class, or are damaged.
+    """
+    rows = []
+    for method in (METHODS[name] for name in methods):
+        repeats = seeds if method.texts == "random" else (0,)
+        temperature = text_temperature if method.weighs_texts else None
+        texts = []
+        for seed in repeats:
+            given = texts_of_labels(names, method=method, seed=seed, **files.of(method))
+            texts.append(encode_class_texts(encoder, given.names, given.anchors, given.texts, temperature))
+        if not method.pools_views:
+            # The mean of a class's texts and the whole image are compared by their cosine.
+            rows.append(TableRow(method.name, method.title, method, tuple(texts), None, "released"))
+            continue
+        of_templates = "" if files.descriptions is not None else ", of templates"
+        for kind, plan in plans.items():
+            for score in scores:
+                title = f"WCA, {_VIEW_WORDS[kind]}{of_templates}, {_SCORE_WORDS[score]}"
+                rows.append(TableRow(f"wca-{kind}-{score}", title, method, tuple(texts), plan, score))
+    return rows
+
+
+def probabilities_of(encoder: DualEncoder, scores: Tensor) -> Tensor:
+    """What the encoder makes of scores `(B, C)`: a softmax by its own logit scale, for SigLIP a sigmoid."""
+    with torch.no_grad():
+        return encoder.probabilities(scores)
+
+
+__all__ = ["BatchScores", "TableRow", "TextFiles", "probabilities_of", "table_rows"]
