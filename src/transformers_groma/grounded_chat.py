@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 from transformers.pipelines.base import Pipeline
 
 from .answer_masks import add_masks, masks_of_user
@@ -75,7 +75,7 @@ class GroundedChat:
         self._read_settings = settings
         self._turns: list[ChatTurn] = []
         # What the model has read: `None` where it has to read the conversation anew.
-        self._cache: DynamicCache | None = None
+        self._cache: Cache | None = None
         self._sequences: Tensor | None = None
         # Masks that users gave or clicked: of all turns in their order, and by their numbers in the cache.
         self._user_masks: list[np.ndarray | None] = []
@@ -221,8 +221,7 @@ class GroundedChat:
         with self._pipe.device_placement():
             prompt = prompt_about(self._pipe, [messages], [self._perceived], [user_masks])
         self._known_masks = {}  # regions get new numbers
-        cache = DynamicCache(config=self._pipe.model.config.get_text_config())
-        return replace(prompt, inputs={**prompt.inputs, "past_key_values": cache})
+        return replace(prompt, inputs={**prompt.inputs, "past_key_values": self._pipe.model.new_cache()})
 
     def _next_prompt(self, text: str, found: list[PointedRegion], generation: Generation) -> Prompt | None:
         """The next turn of what the model has read; `None` if it cannot be one, or does not fit with its answer."""

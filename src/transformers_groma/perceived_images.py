@@ -30,13 +30,14 @@ class PerceivedImage:
 
 
 @torch.inference_mode()
-def perceive(model: Any, processor: Any, images: Sequence[Any]) -> list[PerceivedImage]:
+def perceive(model: Any, processor: Any, images: Sequence[Any], keep_fused_maps: bool = False) -> list[PerceivedImage]:
     """Look at images, all in one call of the model.
 
     Args:
         model (`PreTrainedModel`): has `get_image_features` and `encode_regions`, as `GromaForConditionalGeneration`.
         processor (`ProcessorMixin`): of the model.
         images (`Sequence`): upright images, as `read_upright` returns them.
+        keep_fused_maps (`bool`): see `GromaModel.get_image_features`; for later questions about regions of their own.
 
     Returns:
         `list[PerceivedImage]`: in the order of the images.
@@ -53,12 +54,15 @@ def perceive(model: Any, processor: Any, images: Sequence[Any]) -> list[Perceive
         return []
     sizes = [ImageSize(*image_size(image)) for image in images]
     inputs = processor.image_processor(images=list(images), return_tensors="pt")
-    return perceive_inputs(model, dict(inputs), sizes)
+    return perceive_inputs(model, dict(inputs), sizes, keep_fused_maps)
 
 
 @torch.inference_mode()
 def perceive_inputs(
-    model: Any, image_inputs: Mapping[str, torch.Tensor], sizes: Sequence[ImageSize]
+    model: Any,
+    image_inputs: Mapping[str, torch.Tensor],
+    sizes: Sequence[ImageSize],
+    keep_fused_maps: bool = False,
 ) -> list[PerceivedImage]:
     """As [`perceive`], of images that the image processor prepared before, in another thread for instance.
 
@@ -67,11 +71,14 @@ def perceive_inputs(
         image_inputs (`Mapping[str, Tensor]`): everything that the image processor made of B images, a row for each, on
             any device: `pixel_values` and, for a model that looks twice, the second view.
         sizes (`Sequence[ImageSize]`): of the B upright images.
+        keep_fused_maps (`bool`): see [`perceive`].
 
     Returns:
         `list[PerceivedImage]`: in the order of the images.
     """
     inputs = {name: rows.to(model.device) for name, rows in image_inputs.items()}
+    if keep_fused_maps:
+        inputs["keep_fused_maps"] = True
     features = model.get_image_features(**inputs, return_dict=True)
     return [PerceivedImage(size, one) for size, one in zip(sizes, features.split(), strict=True)]
 

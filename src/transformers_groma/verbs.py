@@ -20,6 +20,7 @@ from .grounded_chat import GroundedChat
 from .grounding import GroundedPhrase, GroundedText
 from .image_inputs import ImageSize
 from .perceived_images import perceive
+from .pointed_regions import has_region_proposer
 from .regions import Regions, with_extent
 from .segmenting import (
     check_one_region_each,
@@ -362,7 +363,9 @@ class GroundingVerbs(VerbSteps):
             return self._settings("ask", settings, BoxSettings, arguments)
 
         with self.device_placement():
-            (perceived,) = perceive(self.model, self.processor, [read.pixels])
+            # A model that encodes regions of every image has these maps at hand; later turns point at other regions.
+            keeps_maps = has_region_proposer(self.model)
+            (perceived,) = perceive(self.model, self.processor, [read.pixels], keep_fused_maps=keeps_maps)
         return GroundedChat(self, perceived, settings_of_question)
 
     def _locate(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
@@ -146,7 +146,7 @@ def generate_with_shared_images(
 
     if features is None:
         features = features_of_images(model, {name: inputs[name] for name in views}, images)
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = model.new_cache()
     model.model(
         input_ids=prefix.expand(len(distinct), -1),
         mm_encoder_outputs={"image": features},

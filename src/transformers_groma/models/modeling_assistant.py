@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -30,8 +30,11 @@ class DraftingAssistant:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def generate(self, *args, mm_encoder_outputs: dict | None = None, **kwargs):
-        """Draft some tokens. The library calls this repeatedly, with a longer prompt and the last cache."""
+    def generate(self, *args, mm_encoder_outputs: dict | None = None, fixed_slots: bool = False, **kwargs):
+        """Draft some tokens. The library calls this repeatedly, with a longer prompt and the last cache.
+
+        What the library hands on of the main model's arguments and is not the assistant's is left out.
+        """
         if self._features is not None and kwargs.get(CACHE_NAME) is None:
             kwargs[CACHE_NAME] = self._read_prompt(kwargs["input_ids"], kwargs.get("attention_mask"))
         # Not its own `generate`: the main model has prepared the prompt, it is final.
@@ -45,7 +48,7 @@ class DraftingAssistant:
         ids = input_ids[:, :-1]
         # If the last token is a placeholder, its visual token is left, too.
         tokens = torch.cat(list(self._features.pooler_output))[: int((ids == self._model.config.image_token_id).sum())]
-        cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        cache = self._model.new_cache()
         # Drafts that the main model rejects are cut off again: the cache keeps what it needs for that.
         cache.activate_past_recording()
         self._model.model(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .modeling_compact_cache import TokenColumns
 from .modeling_positions import check_mask, is_mask_of_tokens
 
 
@@ -25,9 +26,11 @@ class CachedPrompt:
         region_boxes (`Tensor` of shape `(B, max_regions, 4)`), region_scores, region_mask (`(B, max_regions)`): the
             slots of each row; see `GromaImageFeatures`.
         feature_maps (`list[Tensor]`, *optional*): of the images, what new regions are encoded from.
+        fused_maps (`list[Tensor]`, *optional*): the region encoder's fused maps of the images, where they were kept.
         views (`list`, *optional*): of the images, what masks are decoded from, in a family that keeps it here.
         keys (`Tensor`, *optional*): the cache's keys of one layer when the prompt was stored, to notice what happens
             to its rows.
+        columns (`TokenColumns`, *optional*): which tokens a compact cache holds, when the prompt was stored.
     """
 
     attention_mask: Tensor
@@ -37,13 +40,22 @@ class CachedPrompt:
     region_scores: Tensor
     region_mask: Tensor
     feature_maps: list[Tensor] | None = None
+    fused_maps: list[Tensor] | None = None
     views: list | None = None
     keys: Tensor | None = None
+    columns: TokenColumns | None = None
 
     def select_rows(self, rows: Tensor) -> "CachedPrompt":
         """The same prompt with the rows at these indices `(B_new,)`, int64."""
         names = ("attention_mask", "has_image", "image_index", "region_boxes", "region_scores", "region_mask")
-        return replace(self, **{name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names})
+        selected = {name: getattr(self, name)[rows.to(getattr(self, name).device)] for name in names}
+        return replace(self, columns=None if self.columns is None else self.columns.rows(rows), **selected)
+
+    def maps_of_rows(self, maps: list[Tensor] | None) -> list[Tensor] | None:
+        """Maps of the images `(N, C, H, W)` each, as maps of the rows `(B, C, H, W)`."""
+        if maps is None or self.image_index.tolist() == list(range(len(maps[0]))):
+            return maps
+        return [level[self.image_index.to(level.device)] for level in maps]
 
     def with_mask(self, attention_mask: Tensor) -> "CachedPrompt":
         """The same prompt with another mask `(B, length)`; 0 for tokens that are off."""
@@ -54,7 +66,7 @@ def remember_prompt(cache: Cache, prompt: CachedPrompt) -> None:
     """Store a prompt with the cache that holds it, unless the cache has no keys."""
     keys = _keys_of(cache)
     if keys is not None:
-        cache.grounded_prompt = replace(prompt, keys=keys)
+        cache.grounded_prompt = replace(prompt, keys=keys, columns=getattr(cache, "columns", None))
 
 
 def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
@@ -79,6 +91,8 @@ def recall_prompt(cache: Cache | None) -> CachedPrompt | None:
     # The model stores the keys after each of its steps: other ones are the work of somebody else.
     if keys is not prompt.keys:
         prompt = prompt.select_rows(_match_rows(keys, prompt.keys))
+        if prompt.columns is not None:
+            cache.columns = prompt.columns  # rows may have been changed layer by layer
     return prompt.with_mask(_mask_of_length(prompt.attention_mask, length))
 
 

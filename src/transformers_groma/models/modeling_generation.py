@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
@@ -26,6 +26,10 @@ class ImageGenerationMixin(GenerationMixin):
     def another_token_id(self) -> int:
         """A token that takes no visual token."""
         raise NotImplementedError
+
+    def new_cache(self) -> Cache:
+        """An empty cache for a conversation, which `generate` fills as `past_key_values`."""
+        return DynamicCache(config=self.config.get_text_config(decoder=True))
 
     def with_placeholders(self, prompt: NamedTuple) -> NamedTuple:
         """The prompt with the placeholder of images wherever a visual token goes."""

@@ -6,6 +6,7 @@ the class's `forward` with a base model that returns hidden states which were co
 """
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,17 @@ from transformers.utils import torch_compilable_check
 
 from .language_models import STATE_REASON, unfit_language_model
 from .modeling_cache import CACHE_NAME, cache_kwargs, cache_of
-from .modeling_cached_prompt import CachedPrompt, remember_prompt
+from .modeling_cached_prompt import CachedPrompt, cached_length, remember_prompt
+from .modeling_compact_cache import CompactCache, TokenColumns, columns_of_prompt
 from .modeling_mask_decoder import MaskEmbedding
+from .modeling_parts import requested_output
 from .modeling_pointing import RegionMasks, ResolvedRegions
 from .modeling_positions import check_positions, is_mask_of_tokens, token_positions
 
 # Model types whose base model takes no positions, because it counts them by the mask.
 POSITIONS_BY_MASK = {"bloom"}
+# Outputs that have a place for each token.
+STATES_OF_TOKENS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
 class LanguageModelHead:
@@ -142,6 +147,7 @@ class LanguageModelMixin:
         cache: Cache | None,
         memory: CachedPrompt | None,
         kwargs: dict[str, Any],
+        drops_tokens: bool = False,
     ) -> ModelOutput:
         """Run the language model, and store with its cache what the cache lacks of the prompt.
 
@@ -153,9 +159,11 @@ class LanguageModelMixin:
             cache (`Cache`, *optional*): holds the tokens before these.
             memory (`CachedPrompt`, *optional*): what to remember; `None` for text alone, and in generation.
             kwargs (`dict`): more arguments of the language model.
+            drops_tokens (`bool`): whether a prompt that no cache holds yet is read without the tokens that are off,
+                which have states of 0 then. The cache is a [`CompactCache`]; one of another class keeps all tokens.
 
         Returns:
-            `ModelOutput` of the language model.
+            `ModelOutput` of the language model, `last_hidden_state` of all tokens.
 
         Raises:
             ValueError: positions that do not count the tokens that are on.
@@ -164,14 +172,40 @@ class LanguageModelMixin:
             check_positions(position_ids, attention_mask)
         if position_ids is None and is_mask_of_tokens(attention_mask):
             position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
+        columns = self._columns_to_read(attention_mask, cache, kwargs) if drops_tokens else None
+        if columns is not None:
+            if cache is None and requested_output(kwargs, self.language_model.config, "use_cache"):
+                cache = CompactCache(config=self.language_model.config)
+            if cache is not None:
+                cache.columns = columns
+            inputs_embeds, attention_mask = columns.pack(inputs_embeds), columns.pack(attention_mask)
+            position_ids = columns.pack(position_ids.expand(len(inputs_embeds), -1))
+        elif isinstance(cache, CompactCache) and is_mask_of_tokens(attention_mask):
+            attention_mask = cache.pack(attention_mask)
         if self.language_model_head.takes_positions:
             kwargs = {**kwargs, "position_ids": position_ids}
-        outputs = self.language_model(
-            attention_mask=attention_mask, inputs_embeds=inputs_embeds, **cache_kwargs(cache), **kwargs
-        )
+        with cache.counting_columns() if isinstance(cache, CompactCache) else nullcontext():
+            outputs = self.language_model(
+                attention_mask=attention_mask, inputs_embeds=inputs_embeds, **cache_kwargs(cache), **kwargs
+            )
+        if columns is not None:
+            outputs.last_hidden_state = columns.unpack(outputs.last_hidden_state)
         if memory is not None and cache_of(outputs) is not None:
             remember_prompt(cache_of(outputs), memory)
         return outputs
+
+    def _columns_to_read(
+        self, attention_mask: Tensor | dict | None, cache: Cache | None, kwargs: dict[str, Any]
+    ) -> TokenColumns | None:
+        """The tokens of a prompt that are read, if some need not be; `None` where shapes must not change."""
+        can_change = cache is None or (isinstance(cache, CompactCache) and cached_length(cache) == 0)
+        if not can_change or torch.compiler.is_compiling() or not is_mask_of_tokens(attention_mask):
+            return None
+        # Whoever asks for states or attentions finds the tokens in them by their places.
+        config = self.language_model.config
+        if any(requested_output(kwargs, config, name) for name in STATES_OF_TOKENS):
+            return None
+        return columns_of_prompt(attention_mask)
 
     def scatter_tokens(
         self, inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: Tensor, prompt_length: int | None

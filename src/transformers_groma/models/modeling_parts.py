@@ -322,9 +322,9 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def requested_output(kwargs: dict, config: PreTrainedConfig, name: str) -> bool | list[int] | None:
-    """The value of `output_hidden_states` or `output_attentions`: the call's, else the configuration's."""
+    """The value of `output_hidden_states` or a setting like it: the call's, else the configuration's if it has it."""
     value = kwargs.get(name)
-    return getattr(config, name) if value is None else value
+    return getattr(config, name, None) if value is None else value
 
 
 def requested_hidden_states(

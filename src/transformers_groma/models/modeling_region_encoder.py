@@ -109,7 +109,14 @@ class GromaRegionEncoder(nn.Module):
         )
         self.output_projection = nn.Linear(config.region_hidden_size, output_size)
 
-    def forward(self, feature_maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        feature_maps: list[Tensor],
+        boxes: Tensor,
+        mask: Tensor,
+        fused_maps: list[Tensor] | None = None,
+        return_maps: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Turn boxes into region tokens.
 
         Args:
@@ -117,11 +124,17 @@ class GromaRegionEncoder(nn.Module):
                 vision encoder, for the maps from the finest to the coarsest.
             boxes (`Tensor` of shape `(B, R, 4)`): normalized `cxcywh`, float32 or packed by `boxes_to_bits`.
             mask (`Tensor` of shape `(B, R)`, bool): which slots are used, always the first ones of a row.
+            fused_maps (`list[Tensor]`, *optional*): what a call before returned for these feature maps.
+            return_maps (`bool`): whether to return the fused maps, too.
 
         Returns:
-            `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
+            `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots. With `return_maps` also
+            the fused maps.
         """
-        return self.pool(self.fuse_feature_maps(feature_maps), boxes, mask)
+        if fused_maps is None:
+            fused_maps = self.fuse_feature_maps(feature_maps)
+        tokens = self.pool(fused_maps, boxes, mask)
+        return (tokens, fused_maps) if return_maps else tokens
 
     def pool(self, maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
         """Turn boxes into region tokens, from maps that are fused already.

@@ -12,6 +12,7 @@ from transformers import StoppingCriteria
 
 from ..models.modeling_cache import cache_kwargs, cache_of
 from ..models.modeling_cached_prompt import forget_prompt, recall_prompt
+from ..models.modeling_compact_cache import CompactCache
 from ..models.processing_inputs import pad_left
 from .perception import Perception, SeenQuestion
 from .request import Request
@@ -117,7 +118,12 @@ class BatchRunner:
         prompt = recall_prompt(cache)
         mask = inputs["attention_mask"] if prompt is None else prompt.attention_mask.long()
         forget_prompt(cache)
-        begun = RunningRows(requests, output.sequences, _with_columns_of_ones(mask, 1), cache)
+        ids = output.sequences
+        if isinstance(cache, CompactCache):
+            # Rows that come and go are cut and joined by the columns of their cache.
+            ids, mask = cache.pack(ids), cache.pack(mask)
+            cache.forget_tokens()
+        begun = RunningRows(requests, ids, _with_columns_of_ones(mask, 1), cache)
         alive = [row for row, request in enumerate(requests) if not request.is_ended]
         if not alive:
             return None

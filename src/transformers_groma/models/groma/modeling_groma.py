@@ -86,6 +86,7 @@ class GromaModel(
         refer_points: Tensor | None = None,
         refer_point_labels: Tensor | None = None,
         refer_ambiguity: Tensor | None = None,
+        fixed_slots: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
         r"""
@@ -109,9 +110,13 @@ class GromaModel(
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
             refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
                 given by boxes; see `get_image_features`.
+            fixed_slots (`bool`): whether the language model reads all region slots, also those without a region.
+                Otherwise it leaves unused ones out where shapes may vary: not in training, with labels, in a compiled
+                graph, in a cache of another class than the model makes itself, nor with `output_hidden_states` and the
+                like.
 
         Returns:
-            `GromaModelOutputWithPast`.
+            `GromaModelOutputWithPast`; 0 in `last_hidden_state` for tokens that were left out.
 
         Raises:
             ValueError: wrong image size, placeholders that do not fit the images, boxes without images, or a mask or
@@ -157,7 +162,13 @@ class GromaModel(
 
         # 4. The language model. What its cache lacks is stored with it: tokens that are off, regions of the images.
         outputs = self.run_language_model(
-            inputs_embeds, prompt.attention_mask, position_ids, cache, prompt.memory, kwargs
+            inputs_embeds,
+            prompt.attention_mask,
+            position_ids,
+            cache,
+            prompt.memory,
+            kwargs,
+            drops_tokens=not (fixed_slots or self.training),
         )
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -290,6 +301,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
         cache: Cache | None = None,
+        fixed_slots: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaCausalLMOutputWithPast:
         r"""
@@ -300,7 +312,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
                 `<ground_box>` stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
-            mm_encoder_outputs: see `GromaModel.forward`.
+            mm_encoder_outputs, fixed_slots: see `GromaModel.forward`.
 
         Returns:
             `GromaCausalLMOutputWithPast`.
@@ -321,6 +333,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             proposal_boxes=proposal_boxes,
             proposal_scores=proposal_scores,
             mm_encoder_outputs=mm_encoder_outputs,
+            fixed_slots=fixed_slots or labels is not None or kwargs.get("shift_labels") is not None,
             return_dict=True,
             **kwargs,
         )

@@ -2,16 +2,18 @@
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationConfig
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from ...point_labels import ON_REGION
 from ..modeling_assistant import DraftingAssistant
-from ..modeling_cache import cache_kwargs, cache_of, given_cache
+from ..modeling_cache import CACHE_NAME, cache_kwargs, cache_of, given_cache
 from ..modeling_cached_prompt import cached_length, forget_prompt, recall_prompt, remember_generated
 from ..modeling_checks import is_box
+from ..modeling_compact_cache import CompactCache
 from ..modeling_generation import ImageGenerationMixin, restore_prompt
 from ..modeling_pointing import POINT_INPUTS, ReferPoints, given_points
 from ..modeling_positions import check_positions
@@ -58,6 +60,7 @@ class GromaGenerationMixin(ImageGenerationMixin):
         refer_points: Tensor | None = None,
         refer_point_labels: Tensor | None = None,
         refer_ambiguity: Tensor | None = None,
+        fixed_slots: bool = False,
         **kwargs,
     ) -> Tensor | GromaGenerateDecoderOnlyOutput | GromaGenerateBeamDecoderOnlyOutput:
         """Like `GenerationMixin.generate`, for prompts with images; these are encoded once, before the loop.
@@ -72,6 +75,9 @@ class GromaGenerationMixin(ImageGenerationMixin):
             ground_boxes, proposal_boxes, proposal_scores: see `GromaModel.get_image_features`.
             refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
                 given by boxes; see `GromaModel.get_image_features`.
+            fixed_slots (`bool`): whether the language model reads all region slots, and the cache holds them.
+                Otherwise those without a region are left out, which changes nothing but the time and the memory that
+                they take; a static cache, or one that the caller made, keeps them always.
             **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with
                 what `get_image_features` returned instead of `pixel_values`.
 
@@ -87,6 +93,8 @@ class GromaGenerationMixin(ImageGenerationMixin):
         cache = given_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
         if cache is not None:
             kwargs.update(cache_kwargs(cache))
+        if fixed_slots:
+            kwargs["fixed_slots"] = True
         cached = recall_prompt(cache)
         features = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
         other_boxes = {
@@ -153,6 +161,22 @@ class GromaGenerationMixin(ImageGenerationMixin):
             return _with_regions(output, features.region_boxes, features.region_scores, features.region_mask)
         regions = prompt.output_fields
         return _with_regions(output, regions["region_boxes"], regions["region_scores"], regions["region_mask"])
+
+    def new_cache(self) -> CompactCache:
+        """An empty cache for a conversation, which leaves out unused region slots; see `past_key_values`."""
+        return CompactCache(config=self.config.get_text_config(decoder=True))
+
+    def _prepare_cache_for_generation(self, generation_config: GenerationConfig, model_kwargs: dict, *args) -> None:
+        """As in the library, whose dynamic cache is made one that can leave out unused region slots."""
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        cache = model_kwargs.get(CACHE_NAME)
+        is_own = type(cache) is DynamicCache and not getattr(cache, "_is_user_defined", False)
+        if is_own and not model_kwargs.get("fixed_slots"):
+            settings = {"offloading": True} if cache.offloading else {}
+            compact = CompactCache(config=self.config.get_text_config(decoder=True), **settings)
+            if generation_config.is_assistant:
+                compact.activate_past_recording()
+            model_kwargs[CACHE_NAME] = compact
 
     def cached_regions(self, past_key_values: Cache, refer_boxes: Tensor | None = None) -> GromaRegionProposals:
         """The regions of conversations in a cache, with those that their next turn points at. Nothing is encoded.

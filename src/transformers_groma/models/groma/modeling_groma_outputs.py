@@ -45,6 +45,8 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         ground_slots (`Tensor` of shape `(B, G)`, int64, *optional*): slot that every ground-truth box is matched to.
         region_feature_maps (`list[Tensor]`, 3 of shape `(B, vision_hidden_size, grid, grid)`): what regions are
             encoded from.
+        fused_region_maps (`list[Tensor]`, *optional*): the region encoder's fused maps, `(B, vision_hidden_size, 4 *
+            grid, 4 * grid)` and smaller ones, where they were kept for later regions; they take most of its time.
         proposal_boxes (`Tensor` of shape `(B, Q, 4)`), proposal_scores (`Tensor` of shape `(B, Q)`): what the regions
             were chosen from.
         mask_feature_maps (`list[Tensor]`, each of shape `(B, vision_hidden_size, grid, grid)`, *optional*),
@@ -59,6 +61,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
     refer_slots: Tensor | None = None
     ground_slots: Tensor | None = None
     region_feature_maps: list[Tensor] | None = None
+    fused_region_maps: list[Tensor] | None = None
     proposal_boxes: Tensor | None = None
     proposal_scores: Tensor | None = None
     mask_feature_maps: list[Tensor] | None = None
@@ -127,7 +130,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
         def together(level: tuple[Tensor, ...]) -> Tensor:
             key = tuple(map(id, level))
             if key not in stacked:
-                stacked[key] = torch.cat(level)
+                stacked[key] = torch.cat(level) if len(level) > 1 else level[0]
             return stacked[key]
 
         # A detector's features have no tokens.
@@ -144,7 +147,7 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
 
 # What features hold of each image: one row each, and maps. Those for masks are not in every model.
 _ROWS_OF_IMAGES = ("region_boxes", "region_scores", "region_mask", "proposal_boxes", "proposal_scores", "pixel_values")
-_MAPS_OF_IMAGES = ("region_feature_maps", "mask_feature_maps")
+_MAPS_OF_IMAGES = ("region_feature_maps", "fused_region_maps", "mask_feature_maps")
 
 
 @dataclass

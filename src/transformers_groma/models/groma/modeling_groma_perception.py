@@ -113,6 +113,7 @@ class GromaPerceptionMixin:
         refer_points: Tensor | None = None,
         refer_point_labels: Tensor | None = None,
         refer_ambiguity: Tensor | None = None,
+        keep_fused_maps: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaImageFeatures:
         """Image tokens, regions and region tokens of a batch of images, for `mm_encoder_outputs={"image": …}`.
@@ -127,6 +128,8 @@ class GromaPerceptionMixin:
             refer_points (`Tensor` of shape `(B, K, P, 2)`), refer_point_labels (`Tensor` of shape `(B, K, P)`),
                 refer_ambiguity (`Tensor` of shape `(B, K)`), *optional*: points of those regions of
                 `refer_boxes` that are not given by boxes; see [`resolve_points`].
+            keep_fused_maps (`bool`): whether to keep the maps that regions are cropped from, so that later regions
+                cost little: seven times the memory of `region_feature_maps`, of a full-size Groma 88 MB in float32.
 
         Returns:
             `GromaImageFeatures`.
@@ -141,6 +144,7 @@ class GromaPerceptionMixin:
             proposal_boxes,
             proposal_scores,
             given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, False),
+            keep_fused_maps,
             output_attentions=requested_output(kwargs, self.config, "output_attentions"),
         )
         features.pooler_output = tokens.rows()
@@ -182,7 +186,8 @@ class GromaPerceptionMixin:
         proposals = GromaRegionProposerOutput(pred_boxes=features.proposal_boxes, scores=features.proposal_scores)
         selection = self.select_regions(proposals, refer_boxes, permute=self.training)
         image_tokens = torch.stack([tokens[: self.config.num_image_tokens] for tokens in features.pooler_output])
-        tokens = self._visual_tokens(image_tokens, features.region_feature_maps, selection, refer_boxes)
+        maps = features.region_feature_maps, features.fused_region_maps
+        tokens, _ = self._visual_tokens(image_tokens, *maps, selection, refer_boxes)
         return replace(
             features,
             pooler_output=tokens.rows(),
@@ -219,9 +224,13 @@ class GromaPerceptionMixin:
         boxes = refer_boxes.new_zeros(len(cached.has_image), *refer_boxes.shape[1:])
         boxes[cached.has_image.to(boxes.device)] = refer_boxes
         slots, cached = assign_slots(boxes, cached)
-        maps = [feature_map[cached.image_index.to(feature_map.device)] for feature_map in cached.feature_maps]
-        device = maps[0].device
-        tokens = self.region_encoder(maps, boxes_to_bits(boxes.to(device)), is_box(boxes).to(device))
+        device = cached.feature_maps[0].device
+        tokens = self.region_encoder(
+            cached.maps_of_rows(cached.feature_maps),
+            boxes_to_bits(boxes.to(device)),
+            is_box(boxes).to(device),
+            fused_maps=cached.maps_of_rows(cached.fused_maps),
+        )
         return TurnRegions(tokens, is_box(boxes).sum(dim=1), slots), cached
 
     def _perceive(
@@ -232,6 +241,7 @@ class GromaPerceptionMixin:
         proposal_boxes: Tensor | None = None,
         proposal_scores: Tensor | None = None,
         refer_points: ReferPoints | None = None,
+        keep_fused_maps: bool = False,
         **kwargs,
     ) -> tuple[GromaImageFeatures, VisualTokens]:
         """The features without `pooler_output`, and the padded visual tokens for it."""
@@ -259,7 +269,7 @@ class GromaPerceptionMixin:
         feature_maps = [
             self.feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
         ]
-        tokens = self._visual_tokens(image_tokens, feature_maps, selection, refer_boxes)
+        tokens, fused_maps = self._visual_tokens(image_tokens, feature_maps, None, selection, refer_boxes)
         features = GromaImageFeatures(
             last_hidden_state=vision.last_hidden_state,
             hidden_states=vision.hidden_states,
@@ -271,25 +281,33 @@ class GromaPerceptionMixin:
             ground_slots=None if ground_boxes is None else selection.ground_slots,
             # What outlives the step must not keep its graph alive.
             region_feature_maps=[feature_map.detach() for feature_map in feature_maps],
+            fused_region_maps=[fused.detach() for fused in fused_maps] if keep_fused_maps else None,
             **seen,
         )
         return features, tokens
 
     def _visual_tokens(
-        self, image_tokens: Tensor, feature_maps: list[Tensor], selection: RegionSelection, refer_boxes: Tensor | None
-    ) -> VisualTokens:
-        """Image tokens, a token for each slot, and a second copy for the slots of user boxes."""
+        self,
+        image_tokens: Tensor,
+        feature_maps: list[Tensor],
+        fused_maps: list[Tensor] | None,
+        selection: RegionSelection,
+        refer_boxes: Tensor | None,
+    ) -> tuple[VisualTokens, list[Tensor]]:
+        """Image tokens, a token for each slot, and a second copy for the slots of user boxes; and the fused maps."""
         # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
-        region_tokens = self.region_encoder(feature_maps, boxes_to_bits(selection.boxes), selection.mask)
+        region_tokens, fused_maps = self.region_encoder(
+            feature_maps, boxes_to_bits(selection.boxes), selection.mask, fused_maps=fused_maps, return_maps=True
+        )
         tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         if refer_boxes is None:
-            return VisualTokens(tokens, counts, is_padded=False)
+            return VisualTokens(tokens, counts, is_padded=False), fused_maps
         # Slots follow the image tokens. Padding rows of boxes come last and are not counted.
         refer_index = selection.refer_slots.to(tokens.device) + image_tokens.shape[1]
         refer_tokens = tokens.gather(1, refer_index[..., None].expand(-1, -1, tokens.shape[-1]))
         counts = counts + is_box(refer_boxes).sum(dim=1).to(counts.device)
-        return VisualTokens(torch.cat([tokens, refer_tokens], dim=1), counts, is_padded=True)
+        return VisualTokens(torch.cat([tokens, refer_tokens], dim=1), counts, is_padded=True), fused_maps
 
 
 __all__ = ["GromaMultiModalProjector", "GromaPerceptionMixin", "TurnRegions", "VisualTokens"]

@@ -116,6 +116,7 @@ class GromaPromptMixin:
                 region_scores=features.region_scores[index],
                 region_mask=features.region_mask[index],
                 feature_maps=features.region_feature_maps,
+                fused_maps=features.fused_region_maps,
             ),
         )
 

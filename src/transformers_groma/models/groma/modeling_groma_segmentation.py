@@ -222,7 +222,8 @@ class GromaSegmentationMixin(SegmentationMixin):
         used = is_box(boxes)
         order = (~used).long().argsort(dim=1, stable=True)
         sorted_boxes = boxes.gather(1, order[..., None].expand_as(boxes))
-        tokens = encoder(features.region_feature_maps, boxes_to_bits(sorted_boxes), used.gather(1, order))
+        maps = features.region_feature_maps, features.fused_region_maps
+        tokens = encoder(maps[0], boxes_to_bits(sorted_boxes), used.gather(1, order), fused_maps=maps[1])
         return tokens.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, tokens.shape[-1]))
 
     def _check_mask_decoder(self, features: GromaImageFeatures) -> None:
