@@ -152,6 +152,8 @@ def generate_with_shared_images(
         mm_encoder_outputs={"image": features},
         past_key_values=cache,
         use_cache=True,
+        # Only the cache is of interest: of the slots that end a Groma's prefix it needs those with a region.
+        **({"states_to_keep": 0} if isinstance(features, GromaImageFeatures) else {}),
     )
     cache.batch_select_indices(order)
 

@@ -51,13 +51,14 @@ class DraftingAssistant:
         cache = self._model.new_cache()
         # Drafts that the main model rejects are cut off again: the cache keeps what it needs for that.
         cache.activate_past_recording()
-        self._model.model(
+        self._model(
             input_ids=ids,
             # The library drops a mask without zeros.
             attention_mask=None if attention_mask is None else attention_mask[:, :-1],
             mm_encoder_outputs={"image": type(self._features)(pooler_output=[tokens])},
             cache=cache,
             use_cache=True,
+            logits_to_keep=1,
         )
         return cache
 

@@ -147,7 +147,7 @@ class LanguageModelMixin:
         cache: Cache | None,
         memory: CachedPrompt | None,
         kwargs: dict[str, Any],
-        drops_tokens: bool = False,
+        states_to_keep: int | None = None,
     ) -> ModelOutput:
         """Run the language model, and store with its cache what the cache lacks of the prompt.
 
@@ -159,8 +159,9 @@ class LanguageModelMixin:
             cache (`Cache`, *optional*): holds the tokens before these.
             memory (`CachedPrompt`, *optional*): what to remember; `None` for text alone, and in generation.
             kwargs (`dict`): more arguments of the language model.
-            drops_tokens (`bool`): whether a prompt that no cache holds yet is read without the tokens that are off,
-                which have states of 0 then. The cache is a [`CompactCache`]; one of another class keeps all tokens.
+            states_to_keep (`int`, *optional*): how many of the last states the caller reads, all by default. With a
+                number a prompt that no cache holds yet is read without the tokens that are off, whose states are 0
+                then. The cache is a [`CompactCache`]; one of another class keeps all tokens.
 
         Returns:
             `ModelOutput` of the language model, `last_hidden_state` of all tokens.
@@ -172,7 +173,7 @@ class LanguageModelMixin:
             check_positions(position_ids, attention_mask)
         if position_ids is None and is_mask_of_tokens(attention_mask):
             position_ids = token_positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        columns = self._columns_to_read(attention_mask, cache, kwargs) if drops_tokens else None
+        columns = self._columns_to_read(attention_mask, cache, states_to_keep, kwargs)
         if columns is not None:
             if cache is None and requested_output(kwargs, self.language_model.config, "use_cache"):
                 cache = CompactCache(config=self.language_model.config)
@@ -195,17 +196,25 @@ class LanguageModelMixin:
         return outputs
 
     def _columns_to_read(
-        self, attention_mask: Tensor | dict | None, cache: Cache | None, kwargs: dict[str, Any]
+        self,
+        attention_mask: Tensor | dict | None,
+        cache: Cache | None,
+        states_to_keep: int | None,
+        kwargs: dict[str, Any],
     ) -> TokenColumns | None:
         """The tokens of a prompt that are read, if some need not be; `None` where shapes must not change."""
-        can_change = cache is None or (isinstance(cache, CompactCache) and cached_length(cache) == 0)
-        if not can_change or torch.compiler.is_compiling() or not is_mask_of_tokens(attention_mask):
+        if states_to_keep is None or torch.compiler.is_compiling() or not is_mask_of_tokens(attention_mask):
+            return None
+        if cache is not None and not (isinstance(cache, CompactCache) and cached_length(cache) == 0):
             return None
         # Whoever asks for states or attentions finds the tokens in them by their places.
         config = self.language_model.config
         if any(requested_output(kwargs, config, name) for name in STATES_OF_TOKENS):
             return None
-        return columns_of_prompt(attention_mask)
+        columns = columns_of_prompt(attention_mask)
+        # A token that is off may be among the last, as in prompts that are padded on the right.
+        is_safe = columns is not None and columns.length + states_to_keep <= attention_mask.shape[1]
+        return columns if is_safe else None
 
     def scatter_tokens(
         self, inputs_embeds: Tensor, placeholder_mask: Tensor, tokens: Tensor, prompt_length: int | None

@@ -40,6 +40,11 @@ def answers(model, inputs, **kwargs):
     return pair
 
 
+def prompt_read(model, inputs, fixed: bool = False):
+    """The cache of a prompt."""
+    return model(**inputs, logits_to_keep=1, fixed_slots=fixed).past_key_values
+
+
 def width(cache) -> int:
     """How many columns a cache holds."""
     return cache.layers[0].keys.shape[2]
@@ -183,46 +188,58 @@ def test_nothing_is_left_out_in_training(model):
     inputs = padded_inputs(model)
     trained = copy.deepcopy(model).train()
     torch.manual_seed(0)
-    cache = trained(**inputs, use_cache=True).past_key_values
+    cache = trained(**inputs, logits_to_keep=1, use_cache=True).past_key_values
     assert width(cache) == inputs["input_ids"].shape[1]
 
 
 class TestForward:
     @pytest.mark.parametrize("padding", [0, 3])
-    def test_logits(self, model, padding):
+    def test_the_last_logits(self, model, padding):
         inputs = padded_inputs(model, padding)
-        ours, fixed = model(**inputs), model(**inputs, fixed_slots=True)
-        mask = ours.past_key_values.grounded_prompt.attention_mask
-        assert_close(ours.logits[mask], fixed.logits[mask], **EXACT)
-        assert width(ours.past_key_values) < width(fixed.past_key_values)
-        for keep in (1, torch.tensor([2, -1])):
-            kept = [model(**inputs, logits_to_keep=keep, fixed_slots=fixed).logits for fixed in (False, True)]
-            assert_close(*kept, **EXACT)
+        whole = model(**inputs)
+        for keep in (1, 3):
+            ours = model(**inputs, logits_to_keep=keep)
+            assert_close(ours.logits, whole.logits[:, -keep:], **EXACT)
+            assert width(ours.past_key_values) < width(whole.past_key_values)
+            fixed = model(**inputs, logits_to_keep=keep, fixed_slots=True)
+            assert_close(fixed.logits, whole.logits[:, -keep:], **EXACT)
+            assert width(fixed.past_key_values) == width(whole.past_key_values) == inputs["input_ids"].shape[1]
+
+    @pytest.mark.parametrize("keep", [0, 4, torch.tensor([2, 9])], ids=["all", "a slot", "chosen"])
+    def test_logits_of_tokens_that_are_off(self, model, keep):
+        """Whoever asks for them gets them: the question has three tokens, before it is a slot."""
+        inputs = padded_inputs(model, 3)
+        ours, fixed = (model(**inputs, logits_to_keep=keep, fixed_slots=fixed) for fixed in (False, True))
+        assert torch.equal(ours.logits, fixed.logits)
+
+    def test_right_padding(self, model):
+        inputs = padded_inputs(model)
+        for name in ("input_ids", "attention_mask"):
+            inputs[name] = torch.nn.functional.pad(inputs[name], (0, 3), value=0)
+        ours, fixed = (model(**inputs, logits_to_keep=4, fixed_slots=fixed).logits for fixed in (False, True))
+        assert torch.equal(ours, fixed)
 
     def test_gradients(self, model):
         inputs = padded_inputs(model, 2)
         found = []
         for fixed in (False, True):
             with torch.enable_grad():
-                model(**inputs, fixed_slots=fixed).logits[:, -4:].square().sum().backward()
+                model(**inputs, logits_to_keep=3, fixed_slots=fixed).logits.square().sum().backward()
             found.append(model.model.language_model.layers[0].self_attn.q_proj.weight.grad.clone())
             model.zero_grad()
         assert found[0].abs().max() > 0
         assert_close(*found, atol=1e-4, rtol=1e-4)
 
-    def test_with_labels_all_tokens_have_logits(self, model):
-        inputs = padded_inputs(model, 2)
-        ours, fixed = (model(**inputs, labels=inputs["input_ids"], fixed_slots=fixed) for fixed in (False, True))
-        assert torch.equal(ours.logits, fixed.logits) and torch.equal(ours.loss, fixed.loss)
-
-    def test_right_padding(self, model):
-        """The last token that is on is not in the last place."""
+    def test_no_state_at_all(self, model):
+        """For whoever only fills a cache: also of a prompt that ends with a slot."""
         inputs = padded_inputs(model)
-        for name, value in (("input_ids", 0), ("attention_mask", 0)):
-            inputs[name] = torch.nn.functional.pad(inputs[name], (0, 3), value=value)
-        last = int(inputs["attention_mask"][0].sum()) - 1
-        ours, fixed = model(**inputs), model(**inputs, fixed_slots=True)
-        assert_close(ours.logits[:, last], fixed.logits[:, last], **EXACT)
+        for name in ("input_ids", "attention_mask"):
+            inputs[name] = inputs[name][:, :-3]
+        cache = model.new_cache()
+        model.model(**inputs, past_key_values=cache, states_to_keep=0)
+        expected = model(input_ids=NEW, past_key_values=model(**inputs).past_key_values).logits
+        assert width(cache) < inputs["input_ids"].shape[1]
+        assert_close(model(input_ids=NEW, past_key_values=cache).logits, expected, **EXACT)
 
 
 class TestLaterTurns:
@@ -279,11 +296,11 @@ class TestLaterTurns:
         mask[:, [3, 4, -6]] = 0
         found = []
         for fixed in (False, True):
-            cache = model(**inputs, fixed_slots=fixed).past_key_values
+            cache = prompt_read(model, inputs, fixed)
             found.append(model(input_ids=NEW, attention_mask=mask, past_key_values=cache).logits)
         assert_close(*found, **EXACT)
         everything = extended(inputs, NEW)["attention_mask"]
-        cache = model(**inputs).past_key_values
+        cache = prompt_read(model, inputs)
         other = model(input_ids=NEW, attention_mask=everything, past_key_values=cache).logits
         assert not torch.allclose(other, found[0], atol=1e-3)
 
@@ -294,7 +311,7 @@ class TestLaterTurns:
         index = torch.tensor(rows)
         found = []
         for fixed in (False, True):
-            cache = model(**inputs, fixed_slots=fixed).past_key_values
+            cache = prompt_read(model, inputs, fixed)
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys[index], layer.values[index]
             found.append(model(input_ids=NEW[index], past_key_values=cache).logits)
@@ -304,7 +321,7 @@ class TestLaterTurns:
         inputs = padded_inputs(model)
         found = []
         for fixed in (False, True):
-            cache = model(**inputs, fixed_slots=fixed).past_key_values
+            cache = prompt_read(model, inputs, fixed)
             model(input_ids=NEW, past_key_values=cache)
             cache.crop(-3)
             found.append(model(input_ids=NEW.flip(1), past_key_values=cache).logits)

@@ -86,7 +86,7 @@ class GromaModel(
         refer_points: Tensor | None = None,
         refer_point_labels: Tensor | None = None,
         refer_ambiguity: Tensor | None = None,
-        fixed_slots: bool = False,
+        states_to_keep: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
         r"""
@@ -110,13 +110,13 @@ class GromaModel(
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
             refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
                 given by boxes; see `get_image_features`.
-            fixed_slots (`bool`): whether the language model reads all region slots, also those without a region.
-                Otherwise it leaves unused ones out where shapes may vary: not in training, with labels, in a compiled
-                graph, in a cache of another class than the model makes itself, nor with `output_hidden_states` and the
-                like.
+            states_to_keep (`int`, *optional*): how many of the last states the caller reads, all by default. With a
+                number the language model does not read tokens that are off, as unused region slots are, where shapes
+                may vary: not in training, in a compiled graph, in a cache of another class than the model makes
+                itself, nor with `output_hidden_states` and the like. Their places in `last_hidden_state` hold 0.
 
         Returns:
-            `GromaModelOutputWithPast`; 0 in `last_hidden_state` for tokens that were left out.
+            `GromaModelOutputWithPast`.
 
         Raises:
             ValueError: wrong image size, placeholders that do not fit the images, boxes without images, or a mask or
@@ -168,7 +168,7 @@ class GromaModel(
             cache,
             prompt.memory,
             kwargs,
-            drops_tokens=not (fixed_slots or self.training),
+            states_to_keep=None if self.training else states_to_keep,
         )
         return GromaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -311,8 +311,10 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             labels (`Tensor` of shape `(B, length)`): ids to predict, -100 where nothing is. `<refer_box>` and
                 `<ground_box>` stand for the proxy token of the box's slot, as in `input_ids`. Not changed.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
+            fixed_slots (`bool`): whether the language model reads all region slots. Otherwise, where only the last
+                logits are kept, it does not read those without a region; see `states_to_keep` of `GromaModel.forward`.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
-            mm_encoder_outputs, fixed_slots: see `GromaModel.forward`.
+            mm_encoder_outputs: see `GromaModel.forward`.
 
         Returns:
             `GromaCausalLMOutputWithPast`.
@@ -333,7 +335,8 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             proposal_boxes=proposal_boxes,
             proposal_scores=proposal_scores,
             mm_encoder_outputs=mm_encoder_outputs,
-            fixed_slots=fixed_slots or labels is not None or kwargs.get("shift_labels") is not None,
+            # Of 0 the library makes all logits.
+            states_to_keep=None if fixed_slots or isinstance(logits_to_keep, Tensor) else logits_to_keep or None,
             return_dict=True,
             **kwargs,
         )
