@@ -10,6 +10,7 @@ from transformers import (
     AltCLIPConfig,
     AltCLIPModel,
     AutoTokenizer,
+    BertConfig,
     BlipConfig,
     BlipModel,
     ChineseCLIPConfig,
@@ -26,7 +27,10 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
+    ViTConfig,
 )
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "golden_wca" / "clip_b2_c4" / "model"
@@ -49,17 +53,19 @@ def _siglip(config_class: Any, model_class: Any, **vision: Any) -> Any:
 
 
 def _align() -> AlignModel:
-    vision = {
-        "image_size": 32,
-        "width_coefficient": 0.1,
-        "depth_coefficient": 0.2,
-        "hidden_dim": 24,
-        "num_hidden_layers": 4,
-    }
+    vision = {"image_size": 32, "depth_coefficient": 0.2, "hidden_dim": 24, "num_hidden_layers": 4, "depth_divisor": 8}
     vision |= {"in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 3], "strides": [1, 2]}
-    vision |= {"num_block_repeats": [1, 1], "expand_ratios": [1, 2]}
+    vision |= {"num_block_repeats": [1, 1], "expand_ratios": [1, 2], "width_coefficient": 1.0}
     text = {**_SIZES, **_WORDS, "max_position_embeddings": 32}
     return AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=24))
+
+
+def _vision_text() -> VisionTextDualEncoderModel:
+    text = BertConfig(**_SIZES, vocab_size=75, max_position_embeddings=32)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        ViTConfig(**_SIZES, **_PIXELS), text, projection_dim=24
+    )
+    return VisionTextDualEncoderModel(config)
 
 
 _MODELS = {
@@ -71,6 +77,7 @@ _MODELS = {
     "chinese_clip": lambda: _clip(ChineseCLIPConfig, ChineseCLIPModel),
     "clipseg": lambda: _clip(CLIPSegConfig, CLIPSegModel),
     "blip": lambda: _clip(BlipConfig, BlipModel),
+    "vision-text-dual-encoder": _vision_text,
 }
 FAMILIES = tuple(_MODELS)
 
@@ -94,4 +101,9 @@ def build(family: str) -> tuple[Any, Any]:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
+        if "siglip" in family:
+            model.logit_scale.fill_(2.0)
+            model.logit_bias.fill_(-1.5)
+        elif family == "align":
+            model.temperature.fill_(0.1)
     return model, VisionTextDualEncoderProcessor(_image_processor(family), AutoTokenizer.from_pretrained(TOKENIZER))

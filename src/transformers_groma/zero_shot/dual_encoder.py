@@ -67,6 +67,11 @@ class DualEncoder:
                     f"`processor` is a {type(processor).__name__} without `{half}`. Pass the model's processor, "
                     "AutoProcessor.from_pretrained(…), or CLIPProcessor(image_processor=…, tokenizer=…)."
                 )
+        if processor.tokenizer.pad_token is None:
+            raise ValueError(
+                "`processor.tokenizer` has no padding token, so texts of several lengths cannot be in one batch: set "
+                "`tokenizer.pad_token`, as a rule to its `eos_token`."
+            )
         self.model = model.eval()
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.batch_size = batch_size
@@ -74,6 +79,7 @@ class DualEncoder:
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         self._texts_state = self.state
         self._noted_a_cut = False
+        self._width: int | None = None
 
     @classmethod
     def from_pretrained(
@@ -127,7 +133,7 @@ class DualEncoder:
         for batch in batches(new, self.batch_size):
             # Copies: a row of the batch would keep the whole batch in memory.
             found |= {text: row.clone() for text, row in zip(batch, self._encode_new_texts(batch), strict=True)}
-        for text in found:
+        for text in texts:
             self._texts[text] = found[text]
             self._texts.move_to_end(text)
         while len(self._texts) > self.max_kept_texts:
@@ -136,7 +142,7 @@ class DualEncoder:
 
     def _encode_new_texts(self, texts: list[str]) -> Tensor:
         inputs = self._text_inputs(texts)
-        features = self._features(self.model.get_text_features, inputs)
+        features = self._features(self.model.get_text_features, inputs, "texts")
         return self._normalized(features, lambda index: f"the text {texts[index]!r}")
 
     def _text_inputs(self, texts: list[str]) -> Any:
@@ -181,7 +187,7 @@ class DualEncoder:
         count = 0
         # While the model works on one batch, a thread resizes and normalizes the images of the next.
         for inputs in run_ahead(self._image_inputs, batches(images, self._images_in_a_call), ahead=1):
-            of_batch = self._features(self.model.get_image_features, inputs)
+            of_batch = self._features(self.model.get_image_features, inputs, "images")
             features.append(self._normalized(of_batch, lambda index, first=count: name(first + index)))
             count += len(of_batch)
         return torch.cat(features) if features else torch.zeros(0, 0)
@@ -193,25 +199,37 @@ class DualEncoder:
     def _images_in_a_call(self) -> int:
         return min(self.batch_size, CPU_IMAGES) if self.model.device.type == "cpu" else self.batch_size
 
-    def _features(self, function: Callable[..., Any], inputs: Any) -> Tensor:
-        """Call one of the model's two functions with those of the inputs that it takes."""
+    def _features(self, function: Callable[..., Any], inputs: Any, kind: str) -> Tensor:
+        """Call the model's function for images or texts with those of the inputs that it takes."""
         self.model.eval()  # training may have gone on since the last call
-        known = inspect.signature(function).parameters
-        values = {
-            key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-            if key in known and isinstance(value, Tensor)
-        }
-        output = function(**values)
+        output = function(**self._taken(function, inputs))
         # transformers 5 returns an output with the projected features as `pooler_output`; other code the features.
-        features = output if isinstance(output, Tensor) else output.pooler_output
-        if not isinstance(features, Tensor) or features.ndim != 2:
-            what = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"type {type(features)}"
+        features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+        name, is_tensor = type(self.model).__name__, isinstance(features, Tensor)
+        if not is_tensor or features.ndim != 2:
+            what = f"shape {tuple(features.shape)}" if is_tensor else f"type {type(features).__name__}"
             raise ValueError(
-                f"{type(self.model).__name__}.{function.__name__} gives features of {what}, not one vector an input, "
-                "so it is not a dual encoder that can be used here. Pass a CLIP, SigLIP, ALIGN or similar."
+                f"{name} gives features of {what} for {kind}, not one vector each, so it is not a dual encoder that "
+                "can be used here. Pass a CLIP, SigLIP, ALIGN or similar."
+            )
+        self._width = self._width or features.shape[1]
+        if features.shape[1] != self._width:
+            raise ValueError(
+                f"{name} gives features of {self._width} and {features.shape[1]} numbers to images and texts, which "
+                "cannot be compared: it is not a dual encoder. Pass a CLIP, SigLIP, ALIGN or similar."
             )
         return features
+
+    def _taken(self, function: Callable[..., Any], inputs: Any) -> dict[str, Tensor]:
+        """Those of the inputs that a function takes, where and as the model computes."""
+        parameters = inspect.signature(function).parameters.values()
+        named = {parameter.name for parameter in parameters if parameter.kind != inspect.Parameter.VAR_KEYWORD}
+        # A wrapper that names nothing hands everything on.
+        taken = {key: value for key, value in inputs.items() if key in named or named <= {"self", "args"}}
+        return {
+            key: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+            for key, value in taken.items()
+        }
 
     def _normalized(self, features: Tensor, name: Callable[[int], str]) -> Tensor:
         features = features.float().cpu()
