@@ -279,15 +279,15 @@ def test_sizes_are_positive(size):
             DualEncoder(model, processor, **{name: size})
 
 
-def test_images_are_asked_for_a_batch_at_a_time(clip, first_case):
-    """A generator of views holds no more than a batch in memory."""
+def test_images_are_asked_for_as_they_are_needed(clip):
+    """A generator of views holds the batch that the model works on and the next one in memory, no more."""
     ahead = []
     prepare, clip.batch_size = clip.image_processor, 2
 
     def images():
-        for number in range(5):
+        for number in range(9):
             ahead.append(number)
-            yield Image.new("RGB", (8, 8), (40 * number, 0, 0))
+            yield Image.new("RGB", (8, 8), (20 * number, 0, 0))
 
     seen = []
 
@@ -296,5 +296,6 @@ def test_images_are_asked_for_a_batch_at_a_time(clip, first_case):
         return prepare(images=images, **kwargs)
 
     clip.image_processor = watched
-    assert len(clip.encode_images(images())) == 5
-    assert seen == [2, 4, 5]
+    assert len(clip.encode_images(images())) == 9
+    assert len(seen) == 5
+    assert all(count <= 2 * number for number, count in enumerate(seen, start=2))
