@@ -95,6 +95,7 @@ def test_labels_are_described(describe, server, tmp_path):
 
 def test_labels_of_files_and_own_questions(describe, server, tmp_path):
     (tmp_path / "classes" / "red_ball").mkdir(parents=True)
+    (tmp_path / "classes" / "red_ball" / "1.png").touch()
     (questions := tmp_path / "questions.json").write_text('["How does {} look?"]')
     code, _, err = describe(str(tmp_path / "classes"), "--questions", questions, "--answers", 1)
     assert code == 0, err
@@ -241,7 +242,8 @@ def test_mistakes(describe, server, run, tmp_path, monkeypatch):
         (("cat", "--options", "{"), "is not JSON"),
         (("cat", "--options", '{"n": 5}'), "--options cannot set 'n'"),
         (("cat", "--endpoint", "localhost:8000"), "is not an http or https address"),
-        (("cat", "--max-cost", 1), "--max-cost needs --price-in"),
+        (("cat", "--max-cost", 1), "error: --max-cost needs --price-in"),
+        (("x" * 5000 + "/y",), "x… does not exist"),
     ]:
         code, _, err = describe(*arguments)
         assert code == 2 and message in err, (arguments, err)

@@ -65,6 +65,14 @@ def test_labels_of_an_image_folder(tmp_path):
         for label in ("dog", "Cat", ".cache"):
             (tmp_path / name / label).mkdir(parents=True)
     (tmp_path / "train" / "notes.txt").touch()
+    (tmp_path / "train" / "dog" / "notes.txt").touch()
+    (tmp_path / "train" / "Cat" / "2024").mkdir()
+    (tmp_path / "train" / "Cat" / "2024" / "1.JPG").touch()
+    with pytest.raises(
+        ValueError, match=r"train is not an image folder, as 1 of 2 folders in it has no image \('dog'\)"
+    ):
+        read_labels(tmp_path / "train")
+    (tmp_path / "train" / "dog" / "1.webp").touch()
     assert read_labels(tmp_path / "train") == ["Cat", "dog"]
     with pytest.raises(ValueError, match="has the parts test, train of a data set"):
         read_labels(tmp_path)

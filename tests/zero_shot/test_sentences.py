@@ -42,6 +42,9 @@ from transformers_groma.zero_shot.sentences import LONGEST_ANSWER, Sentences, se
         ("<think>Cranes. Hm.</think>It is tall.", ["It is tall."]),
         ("<think>Cranes. Hm", []),
         ("It is tall.\x00\x1b[0m It is grey.\u200b", ["It is tall.", "[0m It is grey."]),
+        ('```json\n["It is tall.", "It is grey"]\n```', ["It is tall.", "It is grey."]),
+        ('{"descriptions": [{"text": "It is tall."}, 3, null]}', ["It is tall."]),
+        ("[It is tall.", ["[It is tall."]),
         ("---\n***\n...\n", []),
         ("", []),
     ],
@@ -79,7 +82,7 @@ def test_a_sentence_that_the_limit_cut_off_is_left_out():
     assert sentences_of("It is tall\nIt is grey.", is_cut=True).kept == ("It is tall.", "It is grey.")
 
 
-@pytest.mark.parametrize("part", ["*a", "- ", "a. ", '"', "**", "<think>", "a.B", "1. "])
+@pytest.mark.parametrize("part", ["*a", "- ", "a. ", '"', "**", "<think>", "a.B", "1. ", "[", '["'])
 def test_long_answers_take_no_time(part):
     start = time.monotonic()
     sentences_of(part * 200_000)

@@ -215,8 +215,10 @@ def _endpoint(arguments: argparse.Namespace) -> "tuple[Endpoint, Budget]":
     with errors_of("--endpoint"):
         key = read_api_key(arguments.api_key_env, arguments.base_url)
         endpoint = Endpoint(arguments.model, arguments.base_url, key, options=options)
-    with errors_of("--max-cost"):
+    try:
         return endpoint, Budget(arguments.price_in, arguments.price_out, arguments.max_cost)
+    except ValueError as error:  # it names the option
+        raise CommandError(str(error)) from error
 
 
 def _check_described(

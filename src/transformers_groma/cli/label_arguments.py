@@ -50,19 +50,20 @@ def labels_of(text: str, argument: str = "--labels") -> list[str]:
     """
     from ..zero_shot.label_lists import check_labels, read_labels
 
+    shown = text if len(text) <= 100 else f"{text[:100]}…"
     with errors_of(argument):
         if os.path.exists(text):
             return read_labels(text)
         # A name with such an ending or a single one with a slash is a path that was mistyped, and not a label.
         if text.casefold().endswith(_FILE_ENDINGS) or (os.sep in text and "," not in text):
             raise FileNotFoundError(
-                f"{text} does not exist: pass a file or names with commas between them. A name that looks like a path "
-                "needs a file."
+                f"{shown} does not exist: pass a file or names with commas between them. A name that looks like a "
+                "path needs a file."
             )
         labels = [label.strip() for label in text.split(",")]
         if not all(labels):
-            raise ValueError(f"{text!r} has a blank name: write one name between two commas, as in cat,dog.")
-        check_labels(labels, repr(text) if len(text) <= 100 else "the names")
+            raise ValueError(f"{shown!r} has a blank name: write one name between two commas, as in cat,dog.")
+        check_labels(labels, repr(shown))
         return labels
 
 

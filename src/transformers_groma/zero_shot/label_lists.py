@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .._text import split_lines
 from .._words import counted, is_one_line
 from .input_files import kind_of, read_input_json, read_input_text
@@ -191,7 +193,19 @@ def _folder_names(folder: Path) -> list[str]:
         raise ValueError(f"{folder} has no folder for a class in it: pass an image folder, or a file with {LABELS}.")
     if all(name.casefold() in _SPLITS for name in names):
         raise ValueError(f"{folder} has the parts {', '.join(names)} of a data set in it: pass {folder / names[0]}.")
+    if empty := [name for name in names if not _holds_image(folder / name)]:
+        raise ValueError(
+            f"{folder} is not an image folder, as {len(empty)} of {counted(len(names), 'folder')} in it has no image "
+            f"({empty[0]!r}{', …' if len(empty) > 1 else ''}): pass one with images in the folder of each class, or a "
+            f"file with {LABELS}."
+        )
     return names
+
+
+def _holds_image(folder: Path) -> bool:
+    """Whether a folder has an image file in it or below."""
+    endings = tuple(Image.registered_extensions())
+    return any(name.casefold().endswith(endings) for _, _, names in os.walk(folder) for name in names)
 
 
 def _labels_of_text(text: str, path: Path) -> list[str]:

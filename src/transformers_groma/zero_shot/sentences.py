@@ -1,7 +1,10 @@
 """Takes single sentences out of a chat model's answer: no lists, no markdown, no quotation marks, no small talk."""
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 # Answers have a few sentences. What is longer is not one, and is read up to here.
 LONGEST_ANSWER = 20_000
@@ -58,7 +61,9 @@ def sentences_of(answer: str, is_cut: bool = False) -> Sentences:
     ('A crane is tall, e.g. 1.5 m.', 'It has long legs.', 'Cranes are grey.')
     """
     answer, is_cut = answer[:LONGEST_ANSWER], is_cut or len(answer) > LONGEST_ANSWER
-    lines = [" ".join(_visible(line).split()) for line in _THOUGHTS.sub("", answer).splitlines()]
+    lines = [line for line in _THOUGHTS.sub("", answer).splitlines() if not line.lstrip().startswith("```")]
+    lines = _texts_of_json("\n".join(lines)) or lines
+    lines = [" ".join(_visible(line).split()) for line in lines]
     lines = [line for line in lines if _has_letters(line)]
     kept: list[str] = []
     cut = small_talk = 0
@@ -77,6 +82,24 @@ def sentences_of(answer: str, is_cut: bool = False) -> Sentences:
             else:
                 kept.append(sentence if is_complete else f"{sentence.rstrip(',;')}.")
     return Sentences(tuple(kept), cut, small_talk)
+
+
+def _texts_of_json(answer: str) -> list[str]:
+    """The texts in a JSON list or object, which some models answer with; none for any other answer."""
+    if not answer.lstrip().startswith(("[", "{")):
+        return []
+    try:
+        return list(_texts_in(json.loads(answer)))
+    except (ValueError, RecursionError):
+        return []
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(item)
 
 
 def _visible(line: str) -> str:
