@@ -15,8 +15,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .damaged_models import check_all_loaded
+from .float32_products import HALF_DTYPES
 from .hub_models import find_model, loading_model
+from .int8_products import pack_int8_products
 from .loading_options import AS_SAVED, FLASH_ATTENTIONS, LoadingOptions
+from .wide_products import slow_dtypes, widen_products
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +162,35 @@ def load_weights(
         kwargs["attn_implementation"] = {"text_config": options.attn} if is_flash else options.attn
     with loading_model(model, options.revision):
         if options.quantization is not None:
-            return _load_quantized(model_class, model, device, options, own, kwargs)
-        if options.offload:
-            return _load_offloaded(model_class, model, device, own, kwargs)
-        loaded = _complete(model_class, model, kwargs).to(device)
+            loaded = _load_quantized(model_class, model, device, options, own, kwargs)
+        elif options.offload:
+            loaded = _load_offloaded(model_class, model, device, own, kwargs)
+        else:
+            loaded = _complete(model_class, model, kwargs).to(device)
+    choose_products(loaded, device, options)
     return _compiled(loaded) if options.compile else loaded
+
+
+def choose_products(model: nn.Module, device: torch.device, options: LoadingOptions) -> None:
+    """Choose how a model on a CPU multiplies: many rows in float32 if the options say so, few rows of int8 packed.
+
+    See [`widen_products`] and [`pack_int8_products`].
+
+    Args:
+        model (`nn.Module`): changed in place.
+        device (`torch.device`): where it is.
+        options (`LoadingOptions`): `wide_products` is read.
+    """
+    if device.type != "cpu":
+        return
+    pack_int8_products(model)
+    if options.wide_products == "plain":
+        return
+    is_wanted = options.wide_products == "float32"
+    if not widen_products(model, HALF_DTYPES if is_wanted else slow_dtypes()) and is_wanted:
+        logger.warning(
+            "`wide_products='float32'` changes nothing, as no layer computes in half precision: leave it out."
+        )
 
 
 def check_loading(options: LoadingOptions, device: torch.device) -> None:
@@ -191,6 +218,11 @@ def check_loading(options: LoadingOptions, device: torch.device) -> None:
         raise ValueError("`offload=True` needs the package accelerate: pip install accelerate.")
     if options.compile:
         _check_compiler(device)
+    if options.wide_products == "float32" and device.type != "cpu":
+        raise ValueError(
+            f"`wide_products='float32'` is for CPUs, and the device is {str(device)!r}: leave it out, or pass "
+            "`dtype='float32'`."
+        )
 
 
 def _check_flash_attention(attn: str, device: torch.device) -> None:
@@ -249,10 +281,9 @@ def _load_quantized(
         raise ValueError(f"{name} is for weights in full or half precision, and the model is quantized: leave it out.")
     try:
         kwargs["quantization_config"] = _quantization_config(options.quantization, _language_dtype(options, config))
-        loaded = _complete(model_class, model, kwargs | {"device_map": {"": device}})
+        return _complete(model_class, model, kwargs | {"device_map": {"": device}})
     except ImportError as error:  # a release that is too old or does not fit torch
         raise ValueError(f"{name} cannot be used here: {error}") from error
-    return _compiled(loaded) if options.compile else loaded
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
@@ -322,4 +353,12 @@ def _compiled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-__all__ = ["best_device", "check_loading", "load_config", "load_model", "load_weights", "usable_device"]
+__all__ = [
+    "best_device",
+    "check_loading",
+    "choose_products",
+    "load_config",
+    "load_model",
+    "load_weights",
+    "usable_device",
+]

@@ -1,4 +1,4 @@
-"""How a model is loaded, as one value: revision, dtype, quantization, attention, compilation, offloading."""
+"""How a model is loaded, as one value: revision, dtype, quantization, attention, compilation and more."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,7 @@ QUANTIZATIONS = ("4bit", "8bit", "int8")
 # For a language model in half precision on a CUDA GPU, and for nothing else.
 FLASH_ATTENTIONS = ("flash_attention_2", "flash_attention_3")
 ATTENTIONS = ("eager", "sdpa", *FLASH_ATTENTIONS)
+WIDE_PRODUCTS = ("auto", "float32", "plain")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class LoadingOptions:
         offload (`bool`): keep what does not fit on the accelerator in CPU memory and on disk. On a machine without an
             accelerator, the layers of the language model stay on disk and are read when they are needed.
         revision (`str`, *optional*): branch, tag or commit of a model on the Hub; of an adapter, the adapter's.
+        wide_products (`str`): how a CPU multiplies many rows (a prompt, an image) with weights in half precision:
+            `"float32"`: in float32, a part of a layer's weights at a time; `"plain"`: as they are; `"auto"`: in
+            float32 if the CPU has no units for that precision.
 
     Raises:
         ValueError: an unknown value, or options that exclude each other.
@@ -41,6 +45,7 @@ class LoadingOptions:
     compile: bool = False
     offload: bool = False
     revision: str | None = None
+    wide_products: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
@@ -48,6 +53,7 @@ class LoadingOptions:
             ("dtype", DTYPES),
             ("quantization", (None, *QUANTIZATIONS)),
             ("attn", (None, *ATTENTIONS)),
+            ("wide_products", WIDE_PRODUCTS),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -66,6 +72,11 @@ class LoadingOptions:
             raise ValueError(
                 "`compile=True` and `offload=True` exclude each other, as compiled layers cannot wait for their "
                 "weights: leave one of them out."
+            )
+        if self.wide_products == "float32" and self.dtype == "float32" and self.quantization is None:
+            raise ValueError(
+                "`wide_products='float32'` is for weights in half precision, and `dtype='float32'` loads none: leave "
+                "one of them out."
             )
         if self.attn in FLASH_ATTENTIONS and self.dtype == "float32":
             raise ValueError(
@@ -89,4 +100,4 @@ class LoadingOptions:
 AS_SAVED = LoadingOptions()
 
 
-__all__ = ["AS_SAVED", "ATTENTIONS", "DTYPES", "FLASH_ATTENTIONS", "QUANTIZATIONS", "LoadingOptions"]
+__all__ = ["AS_SAVED", "ATTENTIONS", "DTYPES", "FLASH_ATTENTIONS", "QUANTIZATIONS", "WIDE_PRODUCTS", "LoadingOptions"]

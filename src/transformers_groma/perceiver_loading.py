@@ -7,7 +7,7 @@ import torch
 from transformers import AutoProcessor, GenerationConfig
 
 from .hub_models import find_model, loading_model
-from .loading import best_device, load_config
+from .loading import best_device, choose_products, load_config
 from .loading_options import AS_SAVED, LoadingOptions
 from .models.groma.modeling_groma_perceiver import GromaPerceiver
 
@@ -65,7 +65,9 @@ def load_perceiver(
         generation_config = GenerationConfig.from_pretrained(model, revision=options.revision)
     except OSError:
         generation_config = GenerationConfig.from_model_config(config)
-    return loaded.to(best_device() if device is None else device).eval(), processor, generation_config
+    device = torch.device(best_device() if device is None else device)
+    choose_products(loaded.to(device), device, options)
+    return loaded.eval(), processor, generation_config
 
 
 __all__ = ["load_perceiver"]

@@ -28,7 +28,7 @@ COMMANDS = (
     "serve",
     "demo",
 )
-FLAGS = ("--dtype", "--quantization", "--attn", "--compile", "--offload")
+FLAGS = ("--dtype", "--quantization", "--attn", "--compile", "--offload", "--wide-products")
 
 
 def options_of(*words: str) -> LoadingOptions:
@@ -42,6 +42,7 @@ def test_the_arguments_become_one_value():
     words = ("--dtype", "bfloat16", "--quantization", "int8", "--attn", "eager", "--compile")
     assert options_of(*words) == LoadingOptions("bfloat16", "int8", "eager", compile=True)
     assert options_of("--offload") == LoadingOptions(offload=True)
+    assert options_of("--wide-products", "plain") == LoadingOptions(wide_products="plain")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,6 +71,11 @@ def test_every_command_has_them(run, command):
         (
             ("--attn", "flash_attention_2"),
             "--attn flash_attention_2 needs a CUDA GPU, and the device is 'cpu': pass --attn sdpa.",
+        ),
+        (
+            ("--wide-products", "float32", "--dtype", "float32"),
+            "--wide-products float32 is for weights in half precision, and --dtype float32 loads none: leave one of "
+            "them out.",
         ),
     ],
 )

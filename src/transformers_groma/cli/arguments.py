@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._output_errors import OutputError
-from ..loading_options import ATTENTIONS, DTYPES, QUANTIZATIONS, LoadingOptions
+from ..loading_options import ATTENTIONS, DTYPES, QUANTIZATIONS, WIDE_PRODUCTS, LoadingOptions
 
 # The longest answer by default, in tokens.
 MAX_NEW_TOKENS = 256
@@ -22,7 +22,9 @@ BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 # Options that are followed by points, as many as come.
 POINT_OPTIONS = ("--point", "--not-point", "--scribble")
 # How messages of `LoadingOptions` name its fields.
-_LOADING_FIELD = re.compile(r"`(revision|dtype|quantization|attn|compile|offload)(?:=(?:True|'([^']*)'))?`")
+_LOADING_FIELD = re.compile(
+    r"`(revision|dtype|quantization|attn|compile|offload|wide_products)(?:=(?:True|'([^']*)'))?`"
+)
 _POINT = re.compile(r"[-+.\deE]+,[-+.\deE]+")
 
 
@@ -139,6 +141,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep what does not fit on the accelerator in CPU memory and on disk; without an accelerator, read the "
         "layers of the language model from disk whenever they are needed",
     )
+    parser.add_argument(
+        "--wide-products",
+        choices=WIDE_PRODUCTS,
+        default="auto",
+        help="how a CPU multiplies prompts and images with weights in half precision: in float32 or plainly (default: "
+        "in float32 if the CPU has no units for that precision)",
+    )
 
 
 @contextmanager
@@ -154,6 +163,7 @@ def errors_of_loading() -> Iterator[None]:
 
 def _loading_flag(field: re.Match) -> str:
     name, value = field.groups()
+    name = name.replace("_", "-")
     return f"--{name}" if value is None else f"--{name} {value}"
 
 
@@ -171,6 +181,7 @@ def loading_options(arguments: argparse.Namespace) -> LoadingOptions:
             compile=arguments.compile,
             offload=arguments.offload,
             revision=arguments.revision,
+            wide_products=arguments.wide_products,
         )
 
 
