@@ -28,4 +28,4 @@ def test_the_document_runs(monkeypatch, tmp_path, with_bitsandbytes):
         if "except ValueError" in code:
             assert printed.startswith("`refer_boxes` is torch.bfloat16")
         ran += 1
-    assert ran == 8
+    assert ran == 9

@@ -23,7 +23,7 @@ from tests.golden import (
 )
 from transformers_groma import GromaForConditionalGeneration, GromaForRegionProposal
 from transformers_groma.boxes import nms
-from transformers_groma.models.convert_files import load_checkpoint
+from transformers_groma.models.convert_saved_tensors import open_checkpoint
 from transformers_groma.models.groma.convert_config import convert_legacy_config
 from transformers_groma.models.groma.convert_groma_checkpoint import convert_groma_checkpoint
 from transformers_groma.models.groma.convert_names import rename_legacy_key
@@ -348,5 +348,5 @@ class TestRealSize:
         assert sum(tensor.numel() for tensor in converted.values()) == original - (37 * 37 - 32 * 32) * 1024
 
     def test_golden_checkpoint_names_map(self, golden_dir):
-        state_dict = load_checkpoint(golden_dir / "legacy_checkpoint")
+        state_dict = open_checkpoint(golden_dir / "legacy_checkpoint").read()
         assert len({rename_legacy_key(name) for name in state_dict}) == len(state_dict) - 2  # two joined tables

@@ -170,7 +170,7 @@ def test_convert_on_a_full_disk_names_the_output(run, legacy, tmp_path, monkeypa
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("transformers_groma.models.groma.convert_groma_checkpoint.save_torch_state_dict", full)
+    monkeypatch.setattr("transformers_groma.models.convert_saved_tensors.save_file", full)
     code, out, err = run("convert", legacy, tmp_path / "model")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert f"error: {tmp_path / 'model'} cannot be written (No space left on device). Free some space" in err

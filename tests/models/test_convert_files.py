@@ -15,9 +15,9 @@ from transformers_groma.models.convert_files import (
     _line,
     check_component,
     find_weights,
-    load_checkpoint,
     read_settings,
 )
+from transformers_groma.models.convert_saved_tensors import open_checkpoint
 
 from .groma.damage import NORM, refuse, save_bin
 
@@ -144,7 +144,7 @@ class TestFiles:
 
 
 def test_load_checkpoint_returns_all(golden_dir, legacy_weights):
-    loaded = load_checkpoint(golden_dir / "legacy_checkpoint")
+    loaded = open_checkpoint(golden_dir / "legacy_checkpoint").read()
     assert set(loaded) == set(legacy_weights)
 
 
@@ -188,7 +188,7 @@ class TestFilesOfAComponent:
 
     def test_indices_are_no_weights_of_a_checkpoint(self, folder):
         with pytest.raises(ValueError, match="'positions' is int64, which is not a dtype of weights"):
-            load_checkpoint(folder)
+            open_checkpoint(folder).read()
 
     def test_which_files_are_taken(self, folder):
         torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
@@ -203,9 +203,9 @@ class TestFilesOfAComponent:
         torch.save({"b": torch.ones(2)}, folder / "1.bin")
         assert find_weights(folder) == ([folder / "1.bin", folder / "2.bin"], weight_map)
         with pytest.raises(ValueError, match=r"2\.bin lacks 'c', which its index says it holds"):
-            load_checkpoint(folder)
+            open_checkpoint(folder).read()
         torch.save({"a": torch.zeros(1), "c": torch.zeros(1)}, folder / "2.bin")
-        assert {name: tensor.tolist() for name, tensor in load_checkpoint(folder).items()} == {
+        assert {name: tensor.tolist() for name, tensor in open_checkpoint(folder).read().items()} == {
             "a": [0],
             "b": [1, 1],
             "c": [0],

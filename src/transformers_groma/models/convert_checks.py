@@ -29,9 +29,26 @@ def check_tensors(
 
     Raises:
         ValueError: empty tensors, other dtypes or layouts, more values than are saved, values that are not finite.
+    """
+    check_kinds(tensors, path, dtypes)
+    check_finite(unfinished_tensors(tensors), path)
+
+
+def check_kinds(
+    tensors: Mapping[str, Tensor], path: str | Path, dtypes: Iterable[torch.dtype] = WEIGHT_DTYPES
+) -> None:
+    """Check what can be checked of tensors without reading their values.
+
+    Args:
+        tensors (`Mapping[str, Tensor]`): by name.
+        path (`str` or `Path`): where they come from, for the message.
+        dtypes (`Iterable[torch.dtype]`): what they may be.
+
+    Raises:
+        ValueError: empty tensors, other dtypes or layouts, more values than are saved.
 
     Example:
-    >>> check_tensors({"head.weight": torch.zeros(0)}, "model.safetensors")
+    >>> check_kinds({"head.weight": torch.zeros(0)}, "model.safetensors")
     Traceback (most recent call last):
     ValueError: model.safetensors: 1 of 1 tensors is empty, 'head.weight'. A DeepSpeed ZeRO-3 run saved them without
         gathering: run its zero_to_fp32.py and convert the result.
@@ -62,7 +79,24 @@ def check_tensors(
                 f"{path}: {name!r} claims {tensor.numel()} values of shape {tuple(tensor.shape)}, but fewer are "
                 "saved: save it with `.contiguous()`."
             )
-    if unfinished := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+
+
+def unfinished_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors with values that are NaN or infinite."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+
+
+def check_finite(unfinished: Sequence[str], path: str | Path) -> None:
+    """Check that no tensor has values that are not finite.
+
+    Args:
+        unfinished (`Sequence[str]`): names of those that have, by [`unfinished_tensors`].
+        path (`str` or `Path`): where they come from, for the message.
+
+    Raises:
+        ValueError: some have.
+    """
+    if unfinished:
         raise ValueError(
             f"{path}: {some(unfinished)} {'has' if len(unfinished) == 1 else 'have'} values that are NaN or infinite. "
             "Training diverged or the file is damaged: use an earlier checkpoint, or download it again."
@@ -240,7 +274,9 @@ __all__ = [
     "LARGEST_SETTING",
     "WEIGHT_DTYPES",
     "check_against_model",
+    "check_finite",
     "check_integer",
+    "check_kinds",
     "check_layers",
     "check_positive",
     "check_share",
@@ -249,4 +285,5 @@ __all__ = [
     "check_tokens",
     "is_same_tensor",
     "some",
+    "unfinished_tensors",
 ]

@@ -8,7 +8,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,19 @@ import torch
 from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
-from tqdm import tqdm
 
 from ..model_files import read_json
-from .convert_checks import FLOAT_NAMES, LARGEST_SETTING, WEIGHT_DTYPES, check_tensors, some
+from .convert_checks import (
+    FLOAT_NAMES,
+    LARGEST_SETTING,
+    WEIGHT_DTYPES,
+    check_finite,
+    check_kinds,
+    unfinished_tensors,
+)
 
+# Of a file, values that are in memory at a time.
+PART_BYTES = 2**29
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Tables of positions and the like, which some models save.
 _INDEX_DTYPES = (torch.int64, torch.int32, torch.bool)
@@ -119,41 +127,6 @@ def tensor_names(directory: str | Path) -> list[str]:
     return list(weight_map) or [name for path in files for name in read_weights(path)]
 
 
-def load_checkpoint(directory: str | Path, ignored: re.Pattern | None = None) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint folder: safetensors or .bin, whole or in shards.
-
-    .bin files are mapped into memory, not copied.
-
-    Args:
-        directory (`str` or `Path`): folder of the checkpoint.
-        ignored (`re.Pattern`, *optional*): finds names of tensors that are not weights and are left out unchecked.
-
-    Returns:
-        `dict[str, Tensor]`: tensors by name, all of them floating point, finite and not empty.
-
-    Raises:
-        FileNotFoundError: if the folder holds no weights, or a shard that its index names is not there.
-        ValueError: files that are damaged, or hold something else than one finite floating point tensor for each name.
-    """
-    files, weight_map = find_weights(Path(directory))
-    state_dict: dict[str, Tensor] = {}
-    source: dict[str, Path] = {}
-    for path in tqdm(files, desc="read", unit="file", disable=len(files) < 2):
-        saved = read_weights(path)
-        tensors = {name: tensor for name, tensor in saved.items() if ignored is None or not ignored.search(name)}
-        check_tensors(tensors, path)
-        if lost := [name for name, file in weight_map.items() if file == path.name and name not in saved]:
-            raise ValueError(f"{path} lacks {some(lost)}, which its index says it holds: {DAMAGED}.")
-        for name, tensor in tensors.items():
-            if name in state_dict and not torch.equal(state_dict[name], tensor):
-                raise ValueError(
-                    f"{source[name].name} and {path.name} in {path.parent} hold different values for {name!r}: keep "
-                    "the shards of one training run alone."
-                )
-            state_dict[name], source[name] = tensor, path
-    return state_dict
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a weights file; code in it is never run.
 
@@ -193,6 +166,66 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 "the model alone."
             )
     return dict(loaded)
+
+
+def checked_shapes(
+    path: Path, ignored: re.Pattern | None = None, dtypes: Iterable[torch.dtype] = WEIGHT_DTYPES
+) -> dict[str, Tensor]:
+    """Check the tensors of a weights file, reading [`PART_BYTES`] of it at a time.
+
+    Args:
+        path (`Path`): a safetensors file, or one of `torch.save`.
+        ignored (`re.Pattern`, *optional*): finds names of tensors that are not weights and are left out unchecked.
+        dtypes (`Iterable[torch.dtype]`): what the others may be.
+
+    Returns:
+        `dict[str, Tensor]`: the tensors by name, on the meta device: without their values.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else than tensors that can be weights.
+    """
+    saved = read_weights(path)
+    tensors = {name: tensor for name, tensor in saved.items() if ignored is None or not ignored.search(name)}
+    check_kinds(tensors, path, dtypes)
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    # Values that were read stay in memory for as long as any tensor of the file.
+    del saved, tensors
+    unfinished: list[str] = []
+    for names in in_parts(shapes, PART_BYTES):
+        unfinished += unfinished_tensors(read_some(path, names))
+    check_finite(unfinished, path)
+    return shapes
+
+
+def read_some(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a weights file, see [`read_weights`]; of the others, nothing stays in memory."""
+    saved = read_weights(path)
+    return {name: saved[name] for name in names}
+
+
+def in_parts(shapes: Mapping[str, Tensor], size: int) -> Iterator[list[str]]:
+    """The names of tensors, as many at a time as have at most `size` bytes together, and at least one.
+
+    Args:
+        shapes (`Mapping[str, Tensor]`): the tensors; meta tensors do.
+        size (`int`): bytes.
+
+    Yields:
+        `list[str]`: names.
+
+    Example:
+    >>> list(in_parts({"a": torch.zeros(2), "b": torch.zeros(1), "c": torch.zeros(4)}, 12))
+    [['a', 'b'], ['c']]
+    """
+    names, held = [], 0
+    for name, tensor in shapes.items():
+        if names and held + tensor.nbytes > size:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += tensor.nbytes
+    if names:
+        yield names
 
 
 def check_no_pointer(path: Path) -> bytes:
@@ -245,9 +278,8 @@ def check_component(name: str, folder: str | Path) -> int | None:
     files, _ = find_weights(folder)
     sizes: dict[str, int] = {}
     for path in files:
-        tensors = read_weights(path)
-        check_tensors(tensors, path, (*WEIGHT_DTYPES, *_INDEX_DTYPES))
-        sizes.update({key: tensor.numel() for key, tensor in tensors.items()})
+        shapes = checked_shapes(path, dtypes=(*WEIGHT_DTYPES, *_INDEX_DTYPES))
+        sizes.update({key: tensor.numel() for key, tensor in shapes.items()})
     _check_layer_counts(config_file, config, len(sizes))
     return sum(sizes.values())
 
@@ -318,13 +350,16 @@ def _line(error: BaseException) -> str:
 __all__ = [
     "COPY_AGAIN",
     "DAMAGED",
+    "PART_BYTES",
     "check_added_tokens",
     "check_component",
     "check_no_pointer",
     "check_tokenizer_files",
+    "checked_shapes",
     "find_weights",
-    "load_checkpoint",
+    "in_parts",
     "read_settings",
+    "read_some",
     "read_weights",
     "tensor_names",
 ]

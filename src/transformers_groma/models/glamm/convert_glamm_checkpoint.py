@@ -5,38 +5,43 @@ says "llava", without its CLIP. Its files are read by `models/convert_files.py`,
 `convert_config_glamm.py` and its tensors in `convert_weights_glamm.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
 
 from ..._folders import complete_folder
-from ..convert_checks import check_tensors, check_tokens
+from ..convert_checks import check_tokens
 from ..convert_files import (
     check_added_tokens,
     check_component,
     check_tokenizer_files,
-    load_checkpoint,
     read_settings,
     tensor_names,
 )
 from ..convert_parts import check_model_size, greedy_generation_config, load_component, loading_component
+from ..convert_saved_tensors import open_checkpoint, write_weights
 from ..modeling_parts import part_dtypes, record_part_dtypes
 from ..original_settings import GLAMM_ARCHITECTURE, original_family
 from .configuration_glamm import GlammConfig
 from .convert_card_glamm import write_card
 from .convert_config_glamm import added_token_ids, convert_glamm_config, vision_tower_name
 from .convert_processor_glamm import legacy_image_processor, save_processor
-from .convert_weights_glamm import COMPUTED_KEYS, convert_glamm_state_dict
+from .convert_weights_glamm import (
+    COMPUTED_KEYS,
+    convert_glamm_state_dict,
+    convert_some_glamm_tensors,
+    must_agree,
+    original_glamm_names,
+)
 from .modeling_glamm import GlammForConditionalGeneration
 from .modeling_glamm_base import PARTS
 from .tokenization_glamm import LEGACY_IMAGE_TOKEN, convert_glamm_tokenizer
 
-MAX_SHARD_SIZE = "5GB"
+_VISION_TOWER = "model.vision_tower."
 
 
 def convert_glamm_checkpoint(
@@ -84,21 +89,33 @@ def convert_glamm_checkpoint(
             )
         check_tokenizer_files(legacy_dir)
         clip = load_clip(vision_encoder, legacy_config)
-        legacy_state_dict = load_checkpoint(legacy_dir, COMPUTED_KEYS)
-        config = convert_glamm_config(legacy_config, legacy_state_dict, clip.config)
+        saved = open_checkpoint(legacy_dir, COMPUTED_KEYS)
+        config = convert_glamm_config(legacy_config, saved.shapes, clip.config)
         tokenizer = _load_tokenizer(legacy_dir, config, added_token_ids(legacy_config, config.text_config.vocab_size))
-        state_dict = convert_glamm_state_dict(legacy_state_dict, clip.state_dict(), config)
+        vision = clip.state_dict()
+        shapes = convert_glamm_state_dict(
+            saved.shapes, {name: tensor.to("meta") for name, tensor in vision.items()}, config
+        )
+        sources = original_glamm_names(saved.shapes, vision, config)
+
+        def read(names: Sequence[str]) -> dict[str, Tensor]:
+            wanted = {name: vision[name] for name in vision if f"{_VISION_TOWER}{name}" in names}
+            tensors = saved.read(dict.fromkeys(key for name in names for key in sources[name]))
+            converted = convert_some_glamm_tensors(tensors, wanted, config)
+            return {name: converted[name] for name in names}
+
+        for names in must_agree(sources, config):
+            read(names)
         if dtype is not None:
-            state_dict = {name: tensor.to(dtype) for name, tensor in state_dict.items()}
-            check_tensors(state_dict, f"{legacy_dir} as {str(dtype).removeprefix('torch.')}")
+            shapes = {name: tensor.to(dtype) for name, tensor in shapes.items()}
         config.architectures = [GlammForConditionalGeneration.__name__]
-        _set_dtypes(config, state_dict, has_one=dtype is not None)
+        _set_dtypes(config, shapes, has_one=dtype is not None)
         config.save_pretrained(folder)
         greedy_generation_config(config.text_config).save_pretrained(folder)
         image_processor = legacy_image_processor(config)
         save_processor(folder, image_processor, tokenizer, LEGACY_IMAGE_TOKEN, config.num_image_tokens)
         write_card(folder, Path(output_dir).resolve().name)
-        save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
+        write_weights(folder, shapes, read, legacy_dir)
     return Path(output_dir)
 
 

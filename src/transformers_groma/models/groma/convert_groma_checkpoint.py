@@ -5,31 +5,31 @@ stage-1 `CustomDDETRModel` (model_type "ddetr"), as safetensors or .bin, whole o
 `models/convert_files.py`, its settings become ours in `convert_config.py` and its tensors in `convert_weights.py`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..._folders import complete_folder
 from ...markup import GROMA_MARKUP_TOKENS
-from ..convert_checks import check_tensors, check_tokens
-from ..convert_files import check_added_tokens, check_tokenizer_files, load_checkpoint, read_settings
+from ..convert_checks import check_tokens
+from ..convert_files import check_added_tokens, check_tokenizer_files, read_settings
 from ..convert_parts import greedy_generation_config
+from ..convert_saved_tensors import open_checkpoint, write_weights
 from ..modeling_parts import part_dtypes
 from .chat_template_groma import GROMA_CHAT_TEMPLATE
 from .configuration_groma import GromaConfig, GromaRegionProposalConfig
 from .convert_card_groma import write_card
 from .convert_components import save_processor
 from .convert_config import convert_legacy_config
-from .convert_weights import convert_legacy_state_dict
+from .convert_weights import convert_legacy_state_dict, convert_some_tensors, must_agree, original_names
 from .image_processing_pil_groma import GromaImageProcessorPil
 from .modeling_groma import GromaForConditionalGeneration
 from .modeling_groma_base import PARTS
 from .modeling_groma_detector import GromaForRegionProposal
 from .tokenization_groma import groma_tokens, load_legacy_tokenizer
-
-MAX_SHARD_SIZE = "5GB"
 
 
 def convert_groma_checkpoint(
@@ -61,17 +61,23 @@ def convert_groma_checkpoint(
         raise FileNotFoundError(f"{legacy_dir} has no config.json: pass the folder of a released Groma checkpoint.")
     with complete_folder(output_dir, overwrite, [legacy_dir]) as folder:
         legacy_config = read_settings(config_file)
-        legacy_state_dict = load_checkpoint(legacy_dir)
-        config = convert_legacy_config(legacy_config, legacy_state_dict)
+        saved = open_checkpoint(legacy_dir)
+        config = convert_legacy_config(legacy_config, saved.shapes)
         is_detector = isinstance(config, GromaRegionProposalConfig)
         tokenizer = None if is_detector else _load_tokenizer(legacy_dir, config)
-        state_dict = convert_legacy_state_dict(legacy_state_dict, config)
+        shapes = convert_legacy_state_dict(saved.shapes, config)
+        sources = original_names(saved.shapes, config)
+
+        def read(names: Sequence[str]) -> dict[str, Tensor]:
+            return convert_some_tensors(saved.read(key for name in names for key in sources[name]), config)
+
+        for names in must_agree(sources, config):
+            read(names)
         if dtype is not None:
-            state_dict = {name: tensor.to(dtype) for name, tensor in state_dict.items()}
-            check_tensors(state_dict, f"{legacy_dir} as {str(dtype).removeprefix('torch.')}")
+            shapes = {name: tensor.to(dtype) for name, tensor in shapes.items()}
         model_class = GromaForRegionProposal if is_detector else GromaForConditionalGeneration
         config.architectures = [model_class.__name__]
-        config.dtype = part_dtypes(state_dict, PARTS)["model"]
+        config.dtype = part_dtypes(shapes, PARTS)["model"]
         config.save_pretrained(folder)
         if is_detector:
             GromaImageProcessorPil().save_pretrained(folder)
@@ -79,7 +85,7 @@ def convert_groma_checkpoint(
             greedy_generation_config(config.text_config).save_pretrained(folder)
             save_processor(config, tokenizer, folder, GROMA_CHAT_TEMPLATE)
         write_card(folder, Path(output_dir).resolve().name, config)
-        save_torch_state_dict(state_dict, folder, max_shard_size=MAX_SHARD_SIZE)
+        write_weights(folder, shapes, read, legacy_dir)
     return Path(output_dir)
 
 

@@ -1,6 +1,7 @@
 """Converts a released checkpoint's tensors and checks them against the target model."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +34,70 @@ def convert_legacy_state_dict(
     Raises:
         ValueError: names that are unknown, missing or contradict each other, or tensors of a wrong shape.
     """
+    converted, unknown = _convert(state_dict, config)
+    _check_against_model(converted, unknown, config)
+    return converted
+
+
+def convert_some_tensors(
+    state_dict: dict[str, Tensor], config: GromaConfig | GromaRegionProposalConfig
+) -> dict[str, Tensor]:
+    """Convert some tensors of a checkpoint as [`convert_legacy_state_dict`] does, all parts of each given.
+
+    Args:
+        state_dict (`dict[str, Tensor]`): original tensors, those of some lists of [`original_names`].
+        config (`GromaConfig` or `GromaRegionProposalConfig`): from `convert_legacy_config`.
+
+    Returns:
+        `dict[str, Tensor]`: ours.
+
+    Raises:
+        ValueError: two that should be equal differ.
+    """
+    return _convert(state_dict, config)[0]
+
+
+def original_names(state_dict: Iterable[str], config: GromaConfig | GromaRegionProposalConfig) -> dict[str, list[str]]:
+    """The tensors that each of ours is made of.
+
+    Args:
+        state_dict (`Iterable[str]`): original names.
+        config (`GromaConfig` or `GromaRegionProposalConfig`): from `convert_legacy_config`.
+
+    Returns:
+        `dict[str, list[str]]`: by our name, original names: several where tables are joined or saved twice.
+    """
+    is_detector = isinstance(config, GromaRegionProposalConfig)
+    sources: dict[str, list[str]] = {}
+    for key in state_dict:
+        name = _our_name(key, is_detector)
+        if name is not None:
+            sources.setdefault(name, []).append(key)
+    return sources
+
+
+def must_agree(
+    sources: Mapping[str, Sequence[str]], config: GromaConfig | GromaRegionProposalConfig
+) -> list[list[str]]:
+    """Groups of our tensors whose original values are compared with each other when they are converted.
+
+    Args:
+        sources (`Mapping[str, Sequence[str]]`): from [`original_names`].
+        config (`GromaConfig` or `GromaRegionProposalConfig`): from `convert_legacy_config`.
+
+    Returns:
+        `list[list[str]]`: our names, to be converted together.
+    """
+    groups = [[name] for name, keys in sources.items() if len(keys) > 1]
+    if not isinstance(config, GromaRegionProposalConfig) and config.text_config.tie_word_embeddings:
+        groups.append([name for name in ADDED_TOKEN_TABLES.values() if name in sources])
+    return groups
+
+
+def _convert(
+    state_dict: Mapping[str, Tensor], config: GromaConfig | GromaRegionProposalConfig
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Converted tensors by our names, and names that are unknown."""
     is_detector = isinstance(config, GromaRegionProposalConfig)
     converted, added_rows, unknown = _rename(state_dict, is_detector)
     _append_added_rows(converted, added_rows)
@@ -47,12 +112,11 @@ def convert_legacy_state_dict(
                 "config.json says `tie_word_embeddings`, but the embedding and the head differ, and one of them would "
                 "be lost: set it to false in `llm_cfg`."
             )
-    _check_against_model(converted, unknown, config)
-    return converted
+    return converted, unknown
 
 
 def _rename(
-    state_dict: dict[str, Tensor], is_detector: bool
+    state_dict: Mapping[str, Tensor], is_detector: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
     """The tensors by our names, the added tokens' rows by their tables' names, and unknown names."""
     converted: dict[str, Tensor] = {}
@@ -61,21 +125,28 @@ def _rename(
     for key, tensor in state_dict.items():
         if _COMPUTED_KEYS.search(key):
             continue
-        try:
-            # A stage-1 checkpoint is the perceiver of a whole Groma alone.
-            name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
-        except ValueError:
+        name = _our_name(key, is_detector)
+        if name is None:
             unknown.append(key)
-            continue
-        if is_detector:
-            name = name.removeprefix("model.")
-        if key in ADDED_TOKEN_TABLES:
+        elif key in ADDED_TOKEN_TABLES:
             added_rows[name] = tensor
         elif name in converted and not is_same_tensor(converted[name], tensor):
             raise ValueError(f"The checkpoint holds two different tensors for {name!r}, the second one as {key!r}.")
         else:
             converted[name] = tensor
     return converted, added_rows, unknown
+
+
+def _our_name(key: str, is_detector: bool) -> str | None:
+    """Our name of a tensor; `None` for one that is computed or unknown."""
+    if _COMPUTED_KEYS.search(key):
+        return None
+    try:
+        # A stage-1 checkpoint is the perceiver of a whole Groma alone.
+        name = rename_legacy_key(f"perceiver.{key}" if is_detector else key)
+    except ValueError:
+        return None
+    return name.removeprefix("model.") if is_detector else name
 
 
 def _append_added_rows(converted: dict[str, Tensor], added_rows: dict[str, Tensor]) -> None:
@@ -115,4 +186,7 @@ def _check_position_table(name: str, table: Tensor, grid: int) -> None:
 
 __all__ = [
     "convert_legacy_state_dict",
+    "convert_some_tensors",
+    "must_agree",
+    "original_names",
 ]
