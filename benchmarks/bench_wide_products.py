@@ -76,7 +76,7 @@ def time_model(size: dict[str, int], rounds: int) -> dict[str, dict[str, float]]
 
         def token(cache: Cache = cache) -> None:
             model(ids[:, :1], past_key_values=cache)
-            cache.crop(PROMPT)
+            cache.crop(-1)
 
         results[name] = {"prompt_s": best(lambda: model(ids), rounds), "token_s": best(token, rounds)}
         results[name]["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -129,7 +129,7 @@ def main() -> None:
         "slow_dtypes": [str(dtype) for dtype in slow_dtypes()],
         "threads": arguments.threads,
     }
-    rounded = [{name: round(value, 4) for name, value in values.items()} for values in (ratios, seconds)]
+    rounded = [{name: round(value, 6) for name, value in values.items()} for values in (ratios, seconds)]
     print(json.dumps({"benchmark": "wide_products", "ratios": rounded[0], "seconds": rounded[1], "machine": machine}))
 
 
