@@ -138,6 +138,20 @@ def test_siglip_pads_to_its_own_length_whatever_its_tokenizer_says(monkeypatch):
     assert torch.equal(seen[0], seen[1])
 
 
+def test_siglip_reads_its_padding_as_in_training():
+    """The toy tokenizer makes a mask, those of released models don't. The library's pipeline hands it on."""
+    model, processor = build("siglip")
+    encoder = DualEncoder(model, processor)
+    inputs = processor.tokenizer(TEXTS, padding="max_length", max_length=64, return_tensors="pt")
+    for names, ids in ((["input_ids"], encoder), (["input_ids", "attention_mask"], encoder.as_pipeline())):
+        with torch.no_grad():
+            expected = model.get_text_features(**{name: inputs[name] for name in names}).pooler_output
+        torch.testing.assert_close(ids.encode_texts(TEXTS), nn.functional.normalize(expected, dim=-1))
+    assert not torch.allclose(encoder.encode_texts(TEXTS), encoder.as_pipeline().encode_texts(TEXTS), atol=1e-3)
+    processor.tokenizer.model_input_names = ["input_ids"]
+    assert encoder.as_pipeline() is encoder
+
+
 @pytest.mark.parametrize(
     ("family", "limit", "length"),
     # AltCLIP's encoder is a RoBERTa: it counts its 18 positions from behind that of the padding.

@@ -361,6 +361,7 @@ class CrossAlignmentClassifier:
                 classifier.method = METHODS["wca"] if self.method.pools_views else METHODS["template"]
                 classifier._templates = [PIPELINE_TEMPLATE if hypothesis_template is None else hypothesis_template]
                 classifier._anchor_template = classifier._templates[0]
+                classifier.encoder = self.encoder.as_pipeline()
             elif hypothesis_template is not None:
                 classifier._anchor_template = hypothesis_template
             if isinstance(candidate_labels, str):  # as the library's pipeline for texts takes them

@@ -1,5 +1,6 @@
 """Encodes texts and images with any dual encoder of transformers: CLIP, SigLIP, ALIGN and their kind; texts once."""
 
+import copy
 import inspect
 import logging
 import os
@@ -80,6 +81,7 @@ class DualEncoder:
         self._texts_state = self.state
         self._noted_a_cut = False
         self._width: int | None = None
+        self._masks_siglip = False
 
     @classmethod
     def from_pretrained(
@@ -150,9 +152,12 @@ class DualEncoder:
         self._note_a_cut(texts, longest)
         # SigLIP learned with padding, and looks at the last place; the others are padded to the longest text.
         padding = "max_length" if is_sigmoid_encoder(self.model) else True
-        return self.tokenizer(
+        inputs = self.tokenizer(
             texts, padding=padding, truncation=longest is not None, max_length=longest, return_tensors="pt"
         )
+        if is_sigmoid_encoder(self.model) and not self._masks_siglip:
+            inputs.pop("attention_mask", None)  # it learned to read the padding too
+        return inputs
 
     def _note_a_cut(self, texts: list[str], longest: int | None) -> None:
         if longest is None or self._noted_a_cut:
@@ -241,6 +246,21 @@ class DualEncoder:
                 f"{name(int(is_broken.nonzero()[0]))}. Check the weights of the model{remedy}."
             )
         return torch.nn.functional.normalize(features, dim=-1)
+
+    def as_pipeline(self) -> "DualEncoder":
+        """The encoder that prepares texts exactly as the library's zero-shot pipeline does.
+
+        SigLIP was trained without a mask, and the tokenizers of its released models make none. Where a tokenizer makes
+        one all the same, `encode_texts` leaves it out, but the pipeline hands it to the model.
+
+        Returns:
+            `DualEncoder`: this one, or for such a tokenizer another one with the same model.
+        """
+        if not is_sigmoid_encoder(self.model) or "attention_mask" not in self.tokenizer.model_input_names:
+            return self
+        other = copy.copy(self)
+        other._texts, other._masks_siglip = OrderedDict(), True
+        return other
 
     @property
     def state(self) -> tuple[int, torch.dtype, torch.device]:

@@ -94,10 +94,11 @@ def scores_of_draws(
         ValueError: indices beyond the pool.
     """
     pool_size = features.views.shape[1]
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < pool_size:
+    is_beyond = (indices < 0) | (indices >= pool_size)
+    if is_beyond.any():
         raise ValueError(
-            f"`indices` must be below the {pool_size} views of each image, got up to {int(indices.max())}: draw them "
-            f"with `draw_indices({pool_size}, …)`, or encode more views."
+            f"`indices` must be from 0 to {pool_size - 1}, as each image has {pool_size} views, got "
+            f"{int(indices[is_beyond][0])}: draw them with `draw_indices({pool_size}, …)`, or encode more views."
         )
     return torch.stack([SCORES[score](_pooled(features, drawn, temperature), texts.pooled) for drawn in indices])
 
