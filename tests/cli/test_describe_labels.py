@@ -71,7 +71,7 @@ def test_labels_are_described(describe, server, tmp_path):
     # Twice each, and "It is seen" in nine of ten questions.
     assert out == (
         f"{tmp_path / 'out.json'}: 13 sentences for 2 labels, 6 to 7 each, median 6; left out: 26 duplicates, 0 cut "
-        "off, 0 that describe nothing; 11 do not name their label\n"
+        "off, 0 beside the point; without the name of their label: 11\n"
     )
     assert "20 questions to ask about 2 labels" in err and "20 new answers, 20 of 20 questions answered" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -152,7 +152,7 @@ def test_questions_that_fail(describe, server, tmp_path):
         server.replies[text] = [failure(400, message="no dogs")]
     code, _, err = describe("cat,dog", "--answers", 1)
     assert code == 2 and not (tmp_path / "out.json").exists()
-    assert "1 of 2 labels has too few sentences: 'dog' has 0, at least 1 are needed" in err
+    assert "1 of 2 labels has too few sentences: 'dog' has 0, at least 1 are needed (0 answers held none)" in err
     assert "run the same command again to ask what failed" in err and "out.failures.jsonl says why" in err
 
     server.replies |= dict.fromkeys(asked[5:8], good[asked[5]])
@@ -171,7 +171,7 @@ def test_questions_that_fail(describe, server, tmp_path):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (completion(""), "pass more --answers, other --questions, or a smaller --min-sentences"),
+        (completion(""), "pass more --answers, other --questions or a smaller --min-sentences"),
         (completion("I'm sorry, but I can't."), "pass more --answers"),
         (completion("x", message={"content": "A cat.", "refusal": "no"}), "pass more --answers"),
         (completion("A cat is", finish_reason="length"), "pass a larger --max-tokens"),
@@ -202,9 +202,13 @@ def test_a_run_that_ends_early(describe, server, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out.cost_summary.json").read_text())["cost"] == 5
 
     monkeypatch.setattr(asking, "MAX_FAILURES_IN_A_ROW", 2)
-    server.replies = {text: [failure(400)] for text in give_answers(server, ["dog"])}
+    server.replies = {text: [failure(400, message="bad.")] for text in give_answers(server, ["dog"])}
     code, _, err = describe("dog", "--answers", 1, "--concurrency", 1, output="dog.json")
-    assert code == 2 and "ended early, as 2 in a row failed" in err and "answers are kept" in err
+    assert (
+        code == 2
+        and "ended early, as 2 in a row failed, the last with: status 400: bad. Without" in err
+        and "answers are kept" in err
+    )
 
 
 def test_answers_of_other_settings_are_never_mixed(describe, server, tmp_path):
@@ -240,8 +244,9 @@ def test_mistakes(describe, server, run, tmp_path, monkeypatch):
         (("cat", "--questions", labels), "--questions: "),
         (("cat", "--options", "[1]"), "must be a JSON object"),
         (("cat", "--options", "{"), "is not JSON"),
+        (("cat", "--options", '{"top_p": NaN}'), "NaN is not a number in JSON"),
         (("cat", "--options", '{"n": 5}'), "--options cannot set 'n'"),
-        (("cat", "--endpoint", "localhost:8000"), "is not an http or https address"),
+        (("cat", "--endpoint", "localhost:8000"), "error: --endpoint is not an http or https address"),
         (("cat", "--max-cost", 1), "error: --max-cost needs --price-in"),
         (("x" * 5000 + "/y",), "x… does not exist"),
     ]:
@@ -251,7 +256,7 @@ def test_mistakes(describe, server, run, tmp_path, monkeypatch):
     (tmp_path / "folder.json").mkdir()
     assert "is a folder: pass a file in it" in describe("cat", output="folder.json")[2]
     code, _, err = run("describe-labels", "cat", "--model", "m", "--output", tmp_path / "x.json")
-    assert code == 2 and "OPENAI_API_KEY holds no key" in err
+    assert code == 2 and "OPENAI_API_KEY holds no key" in err and "--endpoint of a server" in err
     assert foreign.read_text() == '{"cat": ["mine"]}' and not server.requests
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")

@@ -45,6 +45,7 @@ from transformers_groma.zero_shot.sentences import LONGEST_ANSWER, Sentences, se
         ('```json\n["It is tall.", "It is grey"]\n```', ["It is tall.", "It is grey."]),
         ('{"descriptions": [{"text": "It is tall."}, 3, null]}', ["It is tall."]),
         ("[It is tall.", ["[It is tall."]),
+        ("It\ufffdis tall.", ["It is tall."]),
         ("---\n***\n...\n", []),
         ("", []),
     ],

@@ -114,12 +114,16 @@ def temperature(text: str) -> float:
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r:.100} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r:.100} must be a JSON object")
     return value
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def run_describe_labels(arguments: argparse.Namespace) -> None:
@@ -157,7 +161,7 @@ def run_describe_labels(arguments: argparse.Namespace) -> None:
             note(f"the answers so far are in {files.answers}: run the same command again to resume")
             raise
         except EndpointError as error:
-            raise CommandError(str(error)) from error
+            raise _named_as_here(error) from error
         note(report.summary("questions"))
         described = read_described(plan, files, endpoint)
     _check_described(arguments, described, report, files)
@@ -212,13 +216,17 @@ def _endpoint(arguments: argparse.Namespace) -> "tuple[Endpoint, Budget]":
         if name in options:
             raise CommandError(f"--options cannot set {name!r}, which this command sets itself: leave it out.")
     options = {name: value for name, value in options.items() if value is not None}
-    with errors_of("--endpoint"):
+    try:
         key = read_api_key(arguments.api_key_env, arguments.base_url)
         endpoint = Endpoint(arguments.model, arguments.base_url, key, options=options)
-    try:
         return endpoint, Budget(arguments.price_in, arguments.price_out, arguments.max_cost)
     except ValueError as error:  # it names the option
-        raise CommandError(str(error)) from error
+        raise _named_as_here(error) from error
+
+
+def _named_as_here(error: Exception) -> CommandError:
+    """An error of an endpoint, which has two names for its address."""
+    return CommandError(str(error).replace("--base-url", "--endpoint"))
 
 
 def _check_described(
@@ -227,7 +235,7 @@ def _check_described(
     """Refuse to write a file with labels that lack descriptions, or one of a run that ended early."""
     open_questions = sum(described.unanswered.values())
     if report is not None and open_questions and (report.stopped or report.over_budget):
-        why = report.stopped or f"the next request could exceed --max-cost {arguments.max_cost:g}"
+        why = report.stopped.rstrip(".") or f"the next request could exceed --max-cost {arguments.max_cost:g}"
         remedy = "run the same command again to resume" if report.stopped else "pass a higher one to go on"
         raise CommandError(
             f"ended early, as {why}. Without an answer: {counted(open_questions, 'question')} about "
@@ -244,11 +252,12 @@ def _check_described(
     elif described.cut:
         remedy = "pass a larger --max-tokens, which cut answers off, and another --output"
     else:
-        remedy = "pass more --answers, other --questions, or a smaller --min-sentences"
+        remedy = f"see what {files.answers} holds, and pass more --answers, other --questions or a smaller "
+        remedy += "--min-sentences"
     raise CommandError(
-        f"{len(lacking)} of {counted(len(described.texts), 'label')} "
-        f"{'has' if len(lacking) == 1 else 'have'} too few sentences: {named}, at least "
-        f"{arguments.min_sentences} are needed, so {arguments.output} is not written. To mend it, {remedy}."
+        f"{len(lacking)} of {counted(len(described.texts), 'label')} {'has' if len(lacking) == 1 else 'have'} too few "
+        f"sentences: {named}, at least {arguments.min_sentences} are needed ({counted(described.empty, 'answer')} "
+        f"held none), so {arguments.output} is not written. To mend it, {remedy}."
     )
 
 

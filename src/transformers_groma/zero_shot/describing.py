@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._jsonl import JsonlLog, read_jsonl
+from .._words import counted
 from ..endpoints.asking import AskingFiles, AskingReport, Budget, ask_all
 from ..endpoints.endpoint import Endpoint
 from ..endpoints.replies import Reply
@@ -154,10 +155,11 @@ class Described:
     def summary(self) -> str:
         """The numbers in one line."""
         counts = sorted(map(len, self.texts.values()))
-        left_out = f"{self.duplicates} duplicates, {self.cut} cut off, {self.small_talk} that describe nothing"
+        left_out = f"{counted(self.duplicates, 'duplicate')}, {self.cut} cut off, {self.small_talk} beside the point"
         return (
-            f"{sum(counts)} sentences for {len(counts)} labels, {counts[0]} to {counts[-1]} each, median "
-            f"{statistics.median_low(counts)}; left out: {left_out}; {self.nameless} do not name their label"
+            f"{counted(sum(counts), 'sentence')} for {counted(len(counts), 'label')}, {counts[0]} to {counts[-1]} "
+            f"each, median {statistics.median_low(counts)}; left out: {left_out}; without the name of their label: "
+            f"{self.nameless}"
         )
 
 

@@ -103,7 +103,8 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _visible(line: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in line)
+    """A line without control characters, and without what stands for a broken one."""
+    return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in line)
 
 
 def _has_letters(text: str) -> bool:
