@@ -1,6 +1,6 @@
 """Benchmark: zero-shot classification, beside transformers' pipeline and beside the data flow of WCA's released code.
 
-    python benchmarks/bench_zero_shot.py [--images 50] [--texts 200] [--view-images 8] [--views 60] [--rounds 5]
+    python benchmarks/bench_zero_shot.py [--images 50] [--texts 200] [--view-images 32] [--views 60] [--rounds 3]
                                          [--threads 1] [--model FOLDER]
 
 Each ratio is seconds of the baseline / our seconds, for the same images in the same run on the CPU, whose results are
@@ -66,7 +66,9 @@ def texts_of_shapes(count: int) -> list[str]:
     from scripts.shapes_clip.texts import descriptions
 
     ends = ("on a light background", "on a dark background with small round spots", "up close")
-    texts = [f"{text.rstrip('.')} {end}" for end in ends for texts in descriptions().values() for text in texts]
+    sentences = [text.rstrip(".") for texts in descriptions().values() for text in texts]
+    # Close-ups of shapes of one color and texture have one sentence.
+    texts = list(dict.fromkeys(f"{text} {end}" for end in ends for text in sentences))
     if count > len(texts):
         raise ValueError(f"`count` must be at most {len(texts)}, got {count}.")
     return texts[:count]
@@ -189,9 +191,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50, help="whole images, beside the pipeline")
     parser.add_argument("--texts", type=int, default=200, help="candidate labels of these")
-    parser.add_argument("--view-images", type=int, default=8, help="images whose views are encoded")
+    parser.add_argument("--view-images", type=int, default=32, help="images whose views are encoded")
     parser.add_argument("--views", type=int, default=60, help="of each of them")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--model", type=Path, help="folder of another CLIP")
     given = parser.parse_args()

@@ -19,13 +19,14 @@ from ..loading import best_device, usable_device
 from ..loading_options import LoadingOptions
 from .encoder_interface import check_dual_encoder, context_length, is_sigmoid_encoder, logit_scale_and_bias
 from .encoder_loading import load_encoder
+from .image_preparation import ImagePreparation
 
 logger = logging.getLogger(__name__)
 
 # Views, or texts, that go through the encoder in one call.
 BATCH_SIZE = 256
-# On a CPU an image takes about twice as long in a call of 256 as in one of 64, which its caches hold; a view and 60
-# others fit into one call. benchmarks/bench_zero_shot.py measures it.
+# On a CPU an image of a small encoder takes up to twice as long in a call of 256 as in one of 64, which caches hold. A
+# whole image and its 60 views fit into one call.
 CPU_IMAGES = 64
 # Texts whose features are kept: 256 MB at the 512 numbers of a CLIP ViT-B. The ones used longest ago make room.
 MAX_KEPT_TEXTS = 131_072
@@ -190,15 +191,18 @@ class DualEncoder:
         """
         features: list[Tensor] = []
         count = 0
-        # While the model works on one batch, a thread resizes and normalizes the images of the next.
-        for inputs in run_ahead(self._image_inputs, batches(images, self._images_in_a_call), ahead=1):
+        calls = batches(images, self._images_in_a_call)
+        prepare = ImagePreparation(self.image_processor)
+        # While the model works on one batch, a thread prepares the next, unless the model has all cores already.
+        for inputs in run_ahead(prepare, calls, ahead=1) if self._has_a_core_to_spare else map(prepare, calls):
             of_batch = self._features(self.model.get_image_features, inputs, "images")
             features.append(self._normalized(of_batch, lambda index, first=count: name(first + index)))
             count += len(of_batch)
         return torch.cat(features) if features else torch.zeros(0, 0)
 
-    def _image_inputs(self, images: list[Image.Image]) -> Any:
-        return self.image_processor(images=images, return_tensors="pt")
+    @property
+    def _has_a_core_to_spare(self) -> bool:
+        return self.model.device.type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)
 
     @property
     def _images_in_a_call(self) -> int:
