@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from transformers_groma import cli
 from transformers_groma.cli import evaluate_zero_shot as command
 from transformers_groma.evaluation.classification.published_accuracy import PUBLISHED
-from transformers_groma.evaluation.classification.run import TableOptions
+from transformers_groma.evaluation.classification.table_options import TableOptions
 from transformers_groma.zero_shot.methods import METHODS
 from transformers_groma.zero_shot.released_protocol import POOL_SIZE, REPEATS
 from transformers_groma.zero_shot.view_sources import VIEW_SOURCES

@@ -17,7 +17,7 @@ from .zero_shot_arguments import SCORES, VIEW_COUNT, VIEWS, add_encoder_argument
 
 if TYPE_CHECKING:
     from ..evaluation.classification.labelled_images import LabelledImages
-    from ..evaluation.classification.run import TableOptions
+    from ..evaluation.classification.table_options import TableOptions
     from ..evaluation.classification.table_rows import TextFiles
     from ..zero_shot.region_views import RegionViews
 
@@ -251,7 +251,7 @@ def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], why: str) -> 
 
 
 def _options(arguments: argparse.Namespace) -> "TableOptions":
-    from ..evaluation.classification.run import TableOptions
+    from ..evaluation.classification.table_options import TableOptions
 
     is_released = arguments.protocol == _RELEASED
     return TableOptions(

@@ -1,5 +1,6 @@
 """Datasets of labelled images: class folders, splits, columns by type; nothing is left out without a word."""
 
+import os
 import re
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_what_is_not_an_image_of_a_class_is_counted(tmp_path):
         "1 left out, file that is not an image by its name: a/notes.txt",
         "1 left out, image outside of the class folders: outside.png",
     ]
+
+
+def test_links_are_followed_and_what_is_no_file_is_counted(tmp_path):
+    image_folder(tmp_path / "real", {"more": 2})
+    image_folder(tmp_path / "data", {"a": 1, "b": 1})
+    (tmp_path / "data" / "a" / "more").symlink_to(tmp_path / "real" / "more")
+    (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "b" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(tmp_path / "data" / "b" / "pipe.png")
+    images = read_labelled_images(tmp_path / "data")
+    assert images.image_ids == ["a/0.png", "a/more/0.png", "a/more/1.png", "b/0.png"]
+    assert images.left_out == {"not a file, or a link to nothing": ["b/gone.png", "b/pipe.png"]}
 
 
 def test_splits_are_folders_of_class_folders(tmp_path):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from transformers_groma.evaluation.classification import run
 from transformers_groma.evaluation.classification.dataset_reading import read_labelled_images
-from transformers_groma.evaluation.classification.run import TableOptions, classify_dataset
+from transformers_groma.evaluation.classification.run import classify_dataset
+from transformers_groma.evaluation.classification.table_options import TableOptions
 from transformers_groma.evaluation.classification.table_rows import TextFiles
 from transformers_groma.evaluation.reports.report import read_results
 from transformers_groma.zero_shot import CrossAlignmentClassifier
@@ -152,17 +153,17 @@ def _noted(images, seen):
 
 def test_a_killed_run_resumes_with_the_same_results(table_of, monkeypatch, tmp_path):
     straight = table_of(output=tmp_path / "straight")
-    add = run._Scorer.add
+    add = run.DatasetScorer.add
 
     def killed(self, batch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run._Scorer, "add", killed)
+    monkeypatch.setattr(run.DatasetScorer, "add", killed)
     with pytest.raises(KeyboardInterrupt):
         table_of()
     assert not read_results(tmp_path / "out").complete
     assert not (tmp_path / "out" / "predictions.jsonl").exists()
-    monkeypatch.setattr(run._Scorer, "add", add)
+    monkeypatch.setattr(run.DatasetScorer, "add", add)
     assert table_of().results.metrics == straight.results.metrics
     assert lines_of(tmp_path / "out") == lines_of(tmp_path / "straight")
 
@@ -185,6 +186,27 @@ def test_the_released_protocol_draws_from_one_pool(table_of, tmp_path):
     settings = done.results.settings
     assert settings["released"] and settings["bounds"] == [0.1, 0.9]
     assert done.results.metrics["wca-random-released.top1"] == pytest.approx(wca.accuracy.top1.mean())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": ("clip",)}, "`methods` must be of 'template', .*, got 'clip'"),
+        ({"views": ("none",)}, "`views` must be of 'random', .*, got 'none'"),
+        ({"scores": ("cosine",)}, "`scores` must be of 'paper', 'released', got 'cosine'"),
+        ({"published": "mnist"}, "`published` must be one of None, 'imagenet', .*, got 'mnist'"),
+        ({"stored_dtype": "int8"}, "`stored_dtype` must be one of 'float32', 'float16', got 'int8'"),
+        ({"seeds": 0}, "`seeds` must be a positive integer, got 0"),
+    ],
+)
+def test_options_that_do_not_exist(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TableOptions(**wrong)
+
+
+def test_regions_need_a_proposer(table_of):
+    with pytest.raises(ValueError, match="Views of regions need a `proposer`"):
+        table_of(replace(OPTIONS, views=("regions",)))
 
 
 def test_what_cannot_run_is_said(table_of, files):

@@ -54,6 +54,12 @@ def test_a_long_title_is_not_cut(tmp_path, drawn):
     assert drawn[0].get_figwidth() > 6
 
 
+def test_letters_that_no_font_has(tmp_path, drawn, recwarn):
+    plot_confusion(np.array([0, 1]), np.array([1, 1]), ["Käse", "\U0010fffd"], tmp_path / "a.png")
+    ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
+    assert ticks == ["Käse", "class 1"] and not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
 def test_nothing_is_confused(tmp_path, drawn):
     labels = np.arange(40)
     plot_confusion(labels, labels, [str(i) for i in range(40)], tmp_path / "a.png")

@@ -131,6 +131,20 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
+def _files(folder: Path) -> list[Path]:
+    """All that is in a folder and its folders, links to folders among them, but folders."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, names, files in os.walk(folder, followlinks=True):
+        # A link may lead back to where it is.
+        if (real := os.path.realpath(parent)) in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        found += [Path(parent, name) for name in files]
+    return sorted(found)
+
+
 def _of_folders(root: Path, name: str, split: str, label_names: Sequence[str] | None) -> LabelledImages:
     folders = _folders(root)
     classes = classes_of([folder.name for folder in folders], label_names, f"class folders in {root}")
@@ -138,12 +152,15 @@ def _of_folders(root: Path, name: str, split: str, label_names: Sequence[str] | 
     labels: list[int] = []
     left_out: dict[str, list[str]] = {}
     for label, folder in enumerate(folders):
-        for path in sorted(entry for entry in folder.rglob("*") if not entry.is_dir()):
+        for path in _files(folder):
             shown = path.relative_to(root)
             if any(part.startswith(".") for part in shown.parts):
                 continue  # of the system, such as .DS_Store
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 left_out.setdefault("file that is not an image by its name", []).append(shown.as_posix())
+                continue
+            if not path.is_file():  # reading a FIFO would wait for its other end
+                left_out.setdefault("not a file, or a link to nothing", []).append(shown.as_posix())
                 continue
             paths.append(path)
             labels.append(label)

@@ -2,10 +2,10 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from datasets import Dataset, Image
@@ -129,8 +129,11 @@ class LabelledImages:
             raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
         return image
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[int], Any] = lambda count: None) -> str:
         """Fingerprint of the content of all images in their order; neither their names nor their labels count.
+
+        Args:
+            advance (`Callable[[int], Any]`): told how many more images are read, for a progress bar.
 
         Returns:
             `str`: 32 hexadecimal digits.
@@ -142,6 +145,7 @@ class LabelledImages:
             except UnreadableImage:
                 content = b""
             digest.update(len(content).to_bytes(8, "little") + content)
+            advance(1)
         return digest.hexdigest()
 
     def spread(self, count: int) -> "LabelledImages":

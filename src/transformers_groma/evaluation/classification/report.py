@@ -158,7 +158,7 @@ def markdown_table_of_run(
     shown = {key: value for key, value in settings.items() if key not in ("versions", "left_out")}
     shown |= settings.get("versions", {})
     lines += [
-        _line([escape_markdown(key), escape_markdown(value)])
+        _line([escape_markdown(key), escape_markdown(_setting(value))])
         for key, value in shown.items()
         if value not in (None, "")
     ]
@@ -207,6 +207,10 @@ def _confusions(main: RowResult, classes: ClassNames, labels: np.ndarray) -> lis
 def _percent(of_repeats: np.ndarray) -> str:
     mean = f"{100 * of_repeats.mean():.2f}"
     return f"{mean} ± {100 * of_repeats.std():.2f}" if len(of_repeats) > 1 else mean
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _line(cells: Any) -> str:

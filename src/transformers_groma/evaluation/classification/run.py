@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -20,78 +19,27 @@ from ...zero_shot.dual_encoder import DualEncoder
 from ...zero_shot.label_lists import DistinctNames, distinct_names
 from ...zero_shot.methods import METHODS
 from ...zero_shot.region_views import RegionViews
-from ...zero_shot.released_protocol import DRAWN_VIEWS, POOL_SIZE, REPEATS, draw_indices
-from ...zero_shot.temperatures import default_temperatures
-from ...zero_shot.views import BOUNDS, RELEASED_BOUNDS
+from ...zero_shot.released_protocol import draw_indices
+from ...zero_shot.temperatures import check_temperature, default_temperatures
 from ..answers import PREDICTIONS_NAME
 from ..fingerprints import model_sha256
 from ..reports.confusion_plot import plot_confusion
 from ..reports.gallery import write_gallery
 from ..reports.report import REPORT_NAME, RESULTS_NAME, Results, read_results, versions
 from ..runner import check_folder
-from .accuracy import AccuracyCounter, rank_of_truth
+from .dataset_scorer import DatasetScorer
 from .gallery_cases import BOXES, explained, gallery_case, worst_images
-from .image_features import EncodedImages, FeatureFolder, ViewSet
+from .image_features import FeatureFolder, ViewSet
 from .labelled_images import LabelledImages
 from .report import RowResult, markdown_table_of_run, metrics_of, per_class
-from .table_rows import BatchScores, TableRow, TextFiles, probabilities_of, table_rows
+from .table_options import TableOptions
+from .table_rows import TextFiles, table_rows
 from .view_plans import ViewPlan, plan_released_views, plan_views
 
 BENCHMARK = "zero-shot"
 PER_CLASS_NAME, CONFUSION_NAME, FEATURES_NAME = "per_class.json", "confusion.png", "features"
 # What changes no accuracy.
 _NOT_SETTINGS = ("gallery", "published")
-# Classes that a shared name keeps from being right come after all others.
-_NEVER = 10**9
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """Which table a run makes.
-
-    Args:
-        methods (`tuple[str, ...]`, *optional*): names of `METHODS`; by default all that can run.
-        views (`tuple[str, ...]`): kinds of views of `"wca"`: `"random"`, `"grid"`, `"regions"`, `"both"`.
-        scores (`tuple[str, ...]`): scores of `"wca"`: `"paper"`, `"released"`.
-        view_count (`int`): random views of an image in each repeat, and views of the grid.
-        seed (`int`): the first seed, of random views and random texts.
-        seeds (`int`): how many seeds, each a repeat.
-        released (`bool`): the released protocol: repeats are draws, with replacement, from one pool of random views.
-        pool (`int`): with `released`, how many views of an image are encoded.
-        draws (`int`): with `released`, how often is drawn.
-        bounds (`(float, float)`, *optional*): sides of random views, as shares of the shorter side of the image; 0.5
-            and 0.9 by default, and 0.1 and 0.9 with `released`.
-        image_temperature, text_temperature (`float`, *optional*): of the weights; the encoder's own by default.
-        stored_dtype (`str`): of the features on disk, `"float32"` or `"float16"`.
-        gallery (`int`): how many errors to draw.
-        published (`str`, *optional*): name of a dataset in `PUBLISHED`, to print its accuracies beside.
-    """
-
-    methods: tuple[str, ...] | None = None
-    views: tuple[str, ...] = ("random",)
-    scores: tuple[str, ...] = ("paper",)
-    view_count: int = DRAWN_VIEWS
-    seed: int = 0
-    seeds: int = 3
-    released: bool = False
-    pool: int = POOL_SIZE
-    draws: int = REPEATS
-    bounds: tuple[float, float] | None = None
-    image_temperature: float | None = None
-    text_temperature: float | None = None
-    stored_dtype: str = "float32"
-    gallery: int = 0
-    published: str | None = None
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the repeats."""
-        return range(self.seed, self.seed + self.seeds)
-
-    @property
-    def view_bounds(self) -> tuple[float, float]:
-        """Sides of random views."""
-        return self.bounds or (RELEASED_BOUNDS if self.released else BOUNDS)
 
 
 DEFAULT_OPTIONS, NO_FILES = TableOptions(), TextFiles()
@@ -157,18 +105,25 @@ def classify_dataset(
     if names.note is not None:
         said.append(names.note)
     defaults = default_temperatures(encoder.model.config.model_type)
-    image_temperature = options.image_temperature or defaults.image
-    text_temperature = options.text_temperature or defaults.text
+    image_temperature, text_temperature = (
+        check_temperature(own if given is None else given, name)
+        for given, own, name in (
+            (options.image_temperature, defaults.image, "image_temperature"),
+            (options.text_temperature, defaults.text, "text_temperature"),
+        )
+    )
     if "wca" in methods and not defaults.is_tuned and None in (options.image_temperature, options.text_temperature):
         said.append(
             f"the temperatures of WCA were tuned for CLIP; none are published for {encoder.model.config.model_type}"
         )
     sets, plans = _plans(options, methods, proposer, draws)
     with one_writer(output_dir, "evaluate"):
+        with tqdm(total=len(images), desc="reading", unit="image", disable=not progress, leave=False) as bar:
+            fingerprint = images.fingerprint(bar.update)
         identity = {
             "model_sha256": model_sha256(encoder.model, encoder.image_processor),
             "dtype": str(encoder.model.dtype).removeprefix("torch."),
-            "dataset_fingerprint": images.fingerprint(),
+            "dataset_fingerprint": fingerprint,
         }
         settings: dict[str, Any] = {
             "benchmark": BENCHMARK,
@@ -210,7 +165,7 @@ def classify_dataset(
             advance=bar.update,
         )
         features.check_space(rows[0].texts_of(0).anchors.shape[-1])
-        scorer = _Scorer(rows, images, names, encoder, image_temperature)
+        scorer = DatasetScorer(rows, images, names, encoder, image_temperature)
         with bar, complete_file(output_dir / PREDICTIONS_NAME) as file:
             for batch in features.batches():
                 for record in scorer.add(batch):
@@ -245,83 +200,6 @@ def classify_dataset(
             }
         )
         return Table(read_results(output_dir), results, said, left_out)
-
-
-class _Scorer:
-    """Scores batches by all rows, and keeps what the reports need of each image."""
-
-    def __init__(
-        self,
-        rows: Sequence[TableRow],
-        images: LabelledImages,
-        names: DistinctNames,
-        encoder: DualEncoder,
-        temperature: float,
-    ) -> None:
-        self._rows, self._images, self._encoder, self._temperature = rows, images, encoder, temperature
-        self._of_classes, self._first = np.array(names.of_classes), np.array(names.first_classes)
-        self._names = names.names
-        self._counters = [AccuracyCounter(len(images.classes), row.repeats) for row in rows]
-        self._kept: list[list[tuple[np.ndarray, ...]]] = [[] for _ in rows]
-        self.numbers: list[int] = []
-        self.unreadable: dict[str, list[str]] = {}
-
-    def add(self, batch: EncodedImages) -> list[dict[str, Any]]:
-        """Score a batch; returns the line of each image for `predictions.jsonl`."""
-        for number, reason in batch.unreadable.items():
-            self.unreadable.setdefault(f"image that cannot be read ({reason})", []).append(
-                self._images.image_ids[number]
-            )
-        if not batch.numbers:
-            return []
-        self.numbers += batch.numbers
-        labels = self._images.labels[batch.numbers]
-        records: list[dict[str, Any]] = [
-            {
-                "image": self._images.image_ids[number],
-                "label": self._images.classes.shown[label],
-                "class": int(label),
-                "predictions": {},
-            }
-            for number, label in zip(batch.numbers, labels)
-        ]
-        score = BatchScores(batch, self._temperature)
-        for index, row in enumerate(self._rows):
-            ranks = []
-            for repeat in range(row.repeats):
-                scores = score(row, repeat)
-                ranks.append(self._ranks(scores.numpy(), labels))
-                if repeat == 0:
-                    chances = probabilities_of(self._encoder, scores).numpy()
-                    best = scores.numpy().argmax(axis=1)
-            self._counters[index].add(ranks, labels)
-            right = (np.stack(ranks) == 0).mean(axis=0)
-            places = np.arange(len(labels))
-            kept = (self._first[best], chances[places, best], chances[places, self._of_classes[labels]], right)
-            self._kept[index].append(kept)
-            for record, name, predicted, chance, share in zip(records, best, *kept[:2], right):
-                record["predictions"][row.name] = {
-                    "label": self._names[name],
-                    "class": int(predicted),
-                    "probability": round(float(chance), 6),
-                    "right": round(float(share), 6),
-                }
-        return records
-
-    def _ranks(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """How many names come before the true one; a class that shares the name of an earlier one is never right."""
-        names = self._of_classes[labels]
-        return np.where(self._first[names] == labels, rank_of_truth(scores, names), _NEVER)
-
-    def results(self) -> list[RowResult]:
-        """The rows with their accuracy."""
-        if not self.numbers:
-            reason = next(iter(self.unreadable), "")
-            raise ValueError(f"none of the {len(self._images)} images can be classified: {reason}.")
-        return [
-            RowResult(row, counter.accuracy(), *(np.concatenate(part) for part in zip(*kept)))
-            for row, counter, kept in zip(self._rows, self._counters, self._kept)
-        ]
 
 
 def _methods(options: TableOptions, files: TextFiles) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -19,6 +20,11 @@ MOST_IN_MATRIX = 30
 _MOST_WITH_NUMBERS = 15
 _MOST_PAIRS = 25
 _LONGEST_NAME = 28
+# Fonts that are tried for a letter, in this order: matplotlib's own, then those with Chinese, Japanese and Korean.
+_FAMILIES = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("Hiragino Sans GB", "Apple SD Gothic Neo", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS"),
+)
 _MAP = LinearSegmentedColormap.from_list("share", ["white", COLORS[0]])
 
 
@@ -61,7 +67,12 @@ def plot_confusion(
     wrong = int((labels != predicted).sum())
     text = f"{len(labels):,} images, {wrong:,} taken for another class ({wrong / len(labels):.1%})"
     draw = _draw_matrix if len(names) <= MOST_IN_MATRIX else _draw_pairs
-    return save_plot(draw(labels, predicted, [_shortened(name) for name in names], title, text), path)
+    families = _installed_families()
+    figure = draw(labels, predicted, _drawable(names, families), title, text)
+    for axes in figure.axes:
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set_fontfamily(families)
+    return save_plot(figure, path)
 
 
 def most_confused(labels: np.ndarray, predicted: np.ndarray, count: int) -> list[tuple[int, int, int]]:
@@ -154,6 +165,21 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 def _percent(share: float) -> str:
     return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
+
+
+def _installed_families() -> list[str]:
+    installed = set(font_manager.get_font_names())
+    return [family for family in _FAMILIES if family in installed]
+
+
+def _drawable(names: Sequence[str], families: Sequence[str]) -> list[str]:
+    """Names as they are drawn: shortened; a name with a letter that no font has becomes the number of its class."""
+    fonts = (font_manager.get_font(font_manager.findfont(family)) for family in families)
+    letters = set().union(*(font.get_charmap() for font in fonts))
+    return [
+        _shortened(name) if all(ord(letter) in letters for letter in name) else f"class {index}"
+        for index, name in enumerate(names)
+    ]
 
 
 def _shortened(name: str) -> str:
