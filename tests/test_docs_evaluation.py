@@ -101,7 +101,7 @@ def test_commands_parse(shell_commands, monkeypatch):
             seen.append(words[2])
         else:
             assert words[0] == "make"
-    assert {f"evaluate {name}" for name in cli.evaluate.BENCHMARKS} <= set(seen)
+    assert {f"evaluate {name}" for name in (*cli.evaluate.BENCHMARKS, "zero-shot")} <= set(seen)
     assert seen.count("processing.refcoco") == 18 and seen.count("evaluate rec") == 12
 
 
@@ -129,6 +129,7 @@ def test_options_that_are_named_exist(monkeypatch):
             module.main(["--no-such-option"])
     while parsers:
         parser = parsers.pop()
+        parsers += getattr(parser, "parsers_of_words", {}).values()
         for action in parser._actions:
             known |= set(action.option_strings)
             if isinstance(action.choices, dict):  # of subcommands: their parsers
@@ -151,7 +152,7 @@ def test_datasets_are_made_before_they_are_asked_for(shell_commands, monkeypatch
         elif words[:2] == ["groma", "evaluate"]:
             args = cli.build_parser().parse_args(words[1:])
             path, _, split = args.dataset.partition("@")
-            if args.benchmark != "llava-bench":
+            if args.benchmark not in ("llava-bench", "zero-shot"):  # these read the files of others
                 asked.append((args.benchmark, path, split or args.split or "test"))
     assert len(asked) >= 18
     assert {(path, split) for _, path, split in asked} <= made
@@ -203,6 +204,8 @@ def test_metrics_of_the_paper(benchmark):
 
 
 def test_every_benchmark_has_its_section():
+    section("Zero-shot classification")
+    assert "| [`zero-shot`](#zero-shot-classification) |" in TEXT
     for name in cli.evaluate.BENCHMARKS:
         section(SECTIONS[name])
         assert re.search(rf"^\| \[`{name}`\]\(#", TEXT, flags=re.MULTILINE), name

@@ -54,11 +54,11 @@ def test_one_command_prints_the_table(evaluate, data, tmp_path):
     assert code == 0, err
     assert table_of(out) == [
         "method",
-        "CLIP, one template",
-        "CLIP-E, several templates",
-        "CLIP-D, phrases of DCLIP",
-        "Waffle, random texts",
-        "CuPL, sentences",
+        "one template (CLIP)",
+        "several templates (CLIP-E)",
+        "phrases (CLIP-D)",
+        "random texts (Waffle)",
+        "sentences (CuPL)",
         "WCA, random views, the paper's score",
     ]
     assert "89.89 ± 0.09" in out.splitlines()[-1] and " ± " not in out.splitlines()[1]

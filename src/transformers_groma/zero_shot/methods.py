@@ -60,12 +60,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method("template", "template", weighs_texts=False, pools_views=False, title="CLIP, one template"),
-            Method("ensemble", "templates", weighs_texts=False, pools_views=False, title="CLIP-E, several templates"),
-            Method("dclip", "phrases", weighs_texts=False, pools_views=False, title="CLIP-D, phrases of DCLIP"),
-            Method("waffle", "random", weighs_texts=False, pools_views=False, title="Waffle, random texts"),
-            Method("cupl", "descriptions", weighs_texts=False, pools_views=False, title="CuPL, sentences"),
-            Method("wca", "descriptions", weighs_texts=True, pools_views=True, title="WCA, weighted views and texts"),
+            Method("template", "template", weighs_texts=False, pools_views=False, title="one template (CLIP)"),
+            Method("ensemble", "templates", weighs_texts=False, pools_views=False, title="several templates (CLIP-E)"),
+            Method("dclip", "phrases", weighs_texts=False, pools_views=False, title="phrases (CLIP-D)"),
+            Method("waffle", "random", weighs_texts=False, pools_views=False, title="random texts (Waffle)"),
+            Method("cupl", "descriptions", weighs_texts=False, pools_views=False, title="sentences (CuPL)"),
+            Method("wca", "descriptions", weighs_texts=True, pools_views=True, title="weighted views and texts (WCA)"),
         )
     }
 )
