@@ -39,6 +39,7 @@ def test_a_closed_standard_output_is_refused_before_any_work(monkeypatch, capsys
         ["ask"],
         ["chat"],
         ["propose"],
+        ["classify"],
         ["convert"],
         ["data"],
         ["data", "shapes"],

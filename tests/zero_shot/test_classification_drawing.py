@@ -119,3 +119,10 @@ def test_what_cannot_be_drawn():
         Classification(classified().scores).draw(Image.new("RGB", (9, 9)))
     with pytest.raises(ValueError, match="`image` must be a PIL image"):
         classified().draw(np.zeros((9, 9, 3)))
+
+
+def test_a_small_weight_does_not_look_like_none():
+    image = Image.new("RGB", (500, 400), GREY)
+    weights = [(0.996, 0.004, 0.0), (0.996, 0.003, 0.0), (1.0, 0.0, 0.0)]
+    little, less, none = (classified(weights=one).draw(image).tobytes() for one in weights)
+    assert little == less != none

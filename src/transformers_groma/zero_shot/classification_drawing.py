@@ -87,7 +87,12 @@ def draw_classification(
 
 def _mark(place: _Place, number: int, scale: int) -> Mark:
     x1, y1, x2, y2 = (float(side * scale) for side in place.view_xyxy)
-    return Mark((x1, y1, x2, y2), palette_color(number), f"{number + 1}: {place.weight:.0%}")
+    return Mark((x1, y1, x2, y2), palette_color(number), f"{number + 1}: {_percent(place.weight)}")
+
+
+def _percent(share: float) -> str:
+    """A share in percent; one that is not nothing does not look like nothing."""
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _label_runs(scores: Sequence[_Score], label: str) -> list[Run]:
