@@ -24,7 +24,7 @@ def check_dual_encoder(model: Any) -> None:
     Example:
     >>> check_dual_encoder(nn.Linear(1, 1))
     Traceback (most recent call last):
-    ValueError: A Linear is not a dual encoder, as it has no `get_image_features` ...
+    ValueError: A Linear is not a dual encoder, as it has no `get_image_features`. ...
     """
     lacking = next((name for name in _FUNCTIONS if not callable(getattr(model, name, None))), None)
     if lacking is None and _parameter(model, "logit_scale") is None and _parameter(model, "temperature") is None:

@@ -57,8 +57,8 @@ def sentences_of(answer: str, is_cut: bool = False) -> Sentences:
         [`Sentences`]
 
     Example:
-    >>> sentences_of('Sure!\\n1. **A crane** is tall, e.g. 1.5 m. It has long legs\\n2. "Cranes are grey."').kept
-    ('A crane is tall, e.g. 1.5 m.', 'It has long legs.', 'Cranes are grey.')
+    >>> sentences_of('Sure!\\n1. **A crane** is tall, e.g. 1.5 m high. It has long legs\\n2. "Cranes are grey."').kept
+    ('A crane is tall, e.g. 1.5 m high.', 'It has long legs.', 'Cranes are grey.')
     """
     answer, is_cut = answer[:LONGEST_ANSWER], is_cut or len(answer) > LONGEST_ANSWER
     lines = [line for line in _THOUGHTS.sub("", answer).splitlines() if not line.lstrip().startswith("```")]
