@@ -27,6 +27,8 @@ from .views import BOUNDS, Views, check_bounds, check_count
 
 # As in the paper.
 VIEW_COUNT = 60
+# Images that are read together where each is looked at as a whole; large photos take 40 MB each.
+WHOLE_IMAGES = 16
 # The template of transformers' own pipeline.
 PIPELINE_TEMPLATE = "This is a photo of {}."
 
@@ -292,9 +294,10 @@ class CrossAlignmentClassifier:
                 "or pass another method."
             )
         first = 0
-        for group in batches(
-            images_with_boxes(images, boxes), max(1, self.encoder.batch_size // (1 + self.view_count))
-        ):
+        at_once = min(WHOLE_IMAGES, self.encoder.batch_size)
+        if self.views is not None:
+            at_once = max(1, self.encoder.batch_size // (1 + self.view_count))
+        for group in batches(images_with_boxes(images, boxes), at_once):
             read = [read_rgb(image, f"Image {first + index}") for index, (image, _) in enumerate(group)]
             features = self.encode(read, first, self._places(read, [given for _, given in group], first))
             scores = self.scores(features)
