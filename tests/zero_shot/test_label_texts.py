@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_groma.zero_shot import input_files
+from transformers_groma.zero_shot import input_files, label_texts
 from transformers_groma.zero_shot.label_texts import (
     check_descriptions,
     joined_phrases,
@@ -244,7 +244,9 @@ PHRASES = {"cat": ["whiskers", "a long tail"]}
     ],
 )
 def test_a_file_of_the_other_format_is_warned_of(method, descriptions, warning, caplog):
-    texts_of_labels(["cat"], descriptions, method)
+    label_texts.warn_once.cache_clear()
+    for _ in range(2):
+        texts_of_labels(["cat"], descriptions, method)
     assert [warning in record.getMessage() for record in caplog.records] == ([] if warning is None else [True])
 
 

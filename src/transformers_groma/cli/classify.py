@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TOP, PLACES = 5, 5
 # Images held in memory at once, however few views they have.
 _MOST_IMAGES = 32
-# Failed images that the last line names.
+# Failed images, or classes of a file that no label asks for, that a line names.
 _NAMED_AT_MOST = 5
 
 
@@ -142,7 +142,10 @@ def labels_and_texts(arguments: argparse.Namespace) -> tuple[list[str], dict[str
     }
     given = [f"--{name} {value}" for name in ("descriptions", "templates") if (value := getattr(arguments, name))]
     with errors_of(" and ".join(given) or f"--method {arguments.method}"):
-        texts_of_labels(labels, **texts)
+        unused = texts_of_labels(labels, **texts).unused
+    if unused:
+        named = ", ".join(map(repr, unused[:_NAMED_AT_MOST])) + (", …" if len(unused) > _NAMED_AT_MOST else "")
+        note(f"no label asks for {counted(len(unused), 'class', 'classes')} of {arguments.descriptions}: {named}")
     return labels, texts
 
 

@@ -4,6 +4,7 @@ Files of descriptions are read as their authors publish them; none comes with th
 """
 
 import difflib
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -278,17 +279,23 @@ def _warn_of_other_format(method: Method, texts: Sequence[Sequence[str]]) -> Non
     flat = [text.strip() for of_label in texts for text in of_label]
     sentences = sum(text[0].isupper() and text.endswith(_SENTENCE_ENDS) for text in flat)
     if method.texts == "phrases" and 2 * sentences > len(flat):
-        logger.warning(
-            "Method %r puts names before short phrases, but %d of %d descriptions are whole sentences such as %.80r: "
-            "pass a file of DCLIP, or the method 'cupl'.",
-            *(method.name, sentences, len(flat), next(text for text in flat if text[0].isupper())),
+        example = next(text for text in flat if text[0].isupper())
+        warn_once(
+            f"Method {method.name!r} puts names before short phrases, but {sentences} of {len(flat)} descriptions are "
+            f"whole sentences such as {example!r:.80}: pass a file of DCLIP, or the method 'cupl'."
         )
     elif method.texts == "descriptions" and not any(text.endswith(_SENTENCE_ENDS) or "," in text for text in flat):
-        logger.warning(
-            "Method %r takes descriptions as they stand, but none of %d ends as a sentence does (%.80r): if they are "
-            "phrases of DCLIP, put names before them with `label_texts.joined_phrases`, or pass the method 'dclip'.",
-            *(method.name, len(flat), flat[0]),
+        warn_once(
+            f"Method {method.name!r} takes descriptions as they stand, but none of {len(flat)} ends as a sentence "
+            f"does ({flat[0]!r:.80}): if they are phrases of DCLIP, put names before them with "
+            "`label_texts.joined_phrases`, or pass the method 'dclip'."
         )
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, however often texts are made of the same descriptions."""
+    logger.warning(message)
 
 
 def _with_near(name: str, others: Mapping[str, list[str]]) -> str:

@@ -18,7 +18,7 @@ _EMPHASIS = re.compile(r"(\*\*|__|\*|`)(?=\S)(.+?)(?<=\S)\1")
 _END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+(?=[^\sa-z])|(?<=[。！？])(?=\S)""")
 _COMPLETE = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[A-Za-z]|[Ee]\.g|[Ii]\.e|U\.S|[Aa]pprox|[Cc]a|[Cc]f|[Dd]r|[Ff]ig|[Ii]nc|[Jj]r|[Mm]rs?|[Mm]s|[Mm]t|"
+    r"(?:^|[\s(])(?:[A-Z]|[Ee]\.g|[Ii]\.e|U\.S|[Aa]pprox|[Cc]a|[Cc]f|[Dd]r|[Ff]ig|[Ii]nc|[Jj]r|[Mm]rs?|[Mm]s|[Mm]t|"
     r"[Nn]o|[Ss]r|[Ss]t|[Vv]s)\.$"
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
