@@ -197,7 +197,8 @@ def run_evaluate_zero_shot(arguments: argparse.Namespace) -> None:
     except OutputError:
         raise  # it names the output
     except (ValueError, OSError) as error:
-        raise CommandError(f"{NAME}: {error}") from error
+        text = str(error).replace("`descriptions`", "--descriptions").replace("`phrases`", "--dclip-descriptions")
+        raise CommandError(f"{NAME}: {text}") from error
     for text in done.notes:
         note(text)
     for text in said_of_left_out(done.left_out):

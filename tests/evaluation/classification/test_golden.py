@@ -9,7 +9,12 @@ from transformers_groma.evaluation.classification.accuracy import AccuracyCounte
 from transformers_groma.evaluation.classification.class_names import classes_of
 from transformers_groma.evaluation.classification.image_features import FeatureFolder, ViewSet, whole_image
 from transformers_groma.evaluation.classification.labelled_images import FolderFiles, LabelledImages
-from transformers_groma.evaluation.classification.table_rows import BatchScores, TextFiles, table_rows
+from transformers_groma.evaluation.classification.table_rows import (
+    BatchScores,
+    TextFiles,
+    table_rows,
+    texts_of_methods,
+)
 from transformers_groma.evaluation.classification.view_plans import ViewPlan
 from transformers_groma.zero_shot.dual_encoder import DualEncoder
 
@@ -32,11 +37,10 @@ def test_every_method_gives_the_released_scores(tmp_path, name):
     draws = tensors["sample_indices"]
     plan = ViewPlan((("pool",),) * len(draws), draws)
     [batch] = FeatureFolder(tmp_path, images, encoder, [whole_image(), pool], {"case": name}).batches()
+    files = TextFiles(case["descriptions"], case["clip_d"], case["clip_e"])
     rows = table_rows(
         encoder,
-        classes.shown,
-        [*METHODS, "wca"],
-        TextFiles(case["descriptions"], case["clip_d"], case["clip_e"]),
+        texts_of_methods(classes.shown, [*METHODS, "wca"], files),
         {"random": plan},
         scores=("released", "paper"),
         text_temperature=case["text_temperature_multiplier"],

@@ -223,9 +223,18 @@ def test_what_cannot_run_is_said(table_of, files):
 
 def test_descriptions_of_other_classes_end_it_before_any_image(table_of, files, tmp_path):
     lacking = {name: texts for name, texts in files.descriptions.items() if name != "cloud"}
-    with pytest.raises(ValueError, match="lack 1 of 4 labels: 'cloud'"):
+    with pytest.raises(ValueError, match="`descriptions` lack 1 of 4 labels: 'cloud'"):
         table_of(texts=TextFiles(lacking))
-    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    with pytest.raises(ValueError, match="`phrases` lack 1 of 4 labels: 'cloud'"):
+        table_of(texts=TextFiles(files.descriptions, lacking))
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_other_classes_are_told(table_of, files):
+    more = {**files.descriptions, "ship": ["It sails."]}
+    done = table_of(texts=TextFiles(more))
+    [told] = [text for text in done.notes if "no class" in text]
+    assert told == "a file of texts also has 1 class name of no class here: 'ship'"
 
 
 def test_unreadable_images_are_counted(table_of, tmp_path):

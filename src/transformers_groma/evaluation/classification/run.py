@@ -17,6 +17,7 @@ from ..._locks import one_writer
 from ..._words import counted
 from ...zero_shot.dual_encoder import DualEncoder
 from ...zero_shot.label_lists import DistinctNames, distinct_names
+from ...zero_shot.label_texts import LabelTexts
 from ...zero_shot.methods import METHODS
 from ...zero_shot.region_views import RegionViews
 from ...zero_shot.released_protocol import draw_indices
@@ -33,7 +34,7 @@ from .image_features import FeatureFolder, ViewSet
 from .labelled_images import LabelledImages
 from .report import RowResult, markdown_table_of_run, metrics_of, per_class
 from .table_options import TableOptions
-from .table_rows import TextFiles, table_rows
+from .table_rows import TextFiles, table_rows, texts_of_methods
 from .view_plans import ViewPlan, plan_released_views, plan_views
 
 BENCHMARK = "zero-shot"
@@ -116,6 +117,9 @@ def classify_dataset(
         said.append(
             f"the temperatures of WCA were tuned for CLIP; none are published for {encoder.model.config.model_type}"
         )
+    # Texts that lack a class end the run here, before any image is read.
+    texts = texts_of_methods(names.names, methods, files, options.all_seeds)
+    said += _unused(texts)
     sets, plans = _plans(options, methods, proposer, draws)
     with one_writer(output_dir, "evaluate"):
         with tqdm(total=len(images), desc="reading", unit="image", disable=not progress, leave=False) as bar:
@@ -149,14 +153,10 @@ def classify_dataset(
         write_files({output_dir / RESULTS_NAME: _json(asdict(started))})
         start = time.perf_counter()
         rows = table_rows(
-            encoder,
-            names.names,
-            methods,
-            files,
-            plans,
+            *(encoder, texts, plans),
             scores=options.scores,
-            seeds=options.all_seeds,
             text_temperature=text_temperature,
+            of_templates=files.descriptions is None,
         )
         bar = tqdm(total=len(images), desc=BENCHMARK, unit="image", disable=not progress, leave=False)
         features = FeatureFolder(
@@ -217,6 +217,16 @@ def _methods(options: TableOptions, files: TextFiles) -> tuple[list[str], list[s
         else:
             said.append(f"the method {name!r} did not run: {lacks}")
     return chosen, said
+
+
+def _unused(texts: Mapping[str, Sequence[LabelTexts]]) -> list[str]:
+    """A sentence for each file of texts that names classes which the dataset does not have."""
+    said = []
+    for unused in dict.fromkeys(one.unused for of_repeats in texts.values() for one in of_repeats):
+        if unused:
+            first = ", ".join(map(repr, unused[:5])) + (", …" if len(unused) > 5 else "")
+            said.append(f"a file of texts also has {counted(len(unused), 'class name')} of no class here: {first}")
+    return said
 
 
 def _plans(

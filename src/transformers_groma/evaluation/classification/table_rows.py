@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...zero_shot.class_texts import ClassTexts, encode_class_texts
 from ...zero_shot.dual_encoder import DualEncoder
-from ...zero_shot.label_texts import texts_of_labels
+from ...zero_shot.label_texts import LabelTexts, texts_of_labels
 from ...zero_shot.methods import METHODS, Method
 from ...zero_shot.scores import SCORES
 from .image_features import EncodedImages
@@ -116,51 +116,71 @@ class BatchScores:
         return SCORES[row.score](self._pooled[key], row.texts_of(repeat).pooled)
 
 
+def texts_of_methods(
+    names: Sequence[str], methods: Sequence[str], files: TextFiles, seeds: Sequence[int] = (0,)
+) -> dict[str, list[LabelTexts]]:
+    """The texts of the classes by method; nothing is encoded.
+
+    Args:
+        names (`Sequence[str]`): of the classes, no two the same.
+        methods (`Sequence[str]`): which methods, in the order of the table.
+        files ([`TextFiles`]): what the texts are made of.
+        seeds (`Sequence[int]`): of the random texts of `"waffle"`, one a repeat.
+
+    Returns:
+        `dict[str, list[LabelTexts]]`: for each method one, or one a seed.
+
+    Raises:
+        ValueError: `descriptions` or `phrases` that lack a class, or are damaged.
+    """
+    texts = {}
+    for method in (METHODS[name] for name in methods):
+        repeats = seeds if method.texts == "random" else (0,)
+        try:
+            texts[method.name] = [
+                texts_of_labels(names, method=method, seed=seed, **files.of(method)) for seed in repeats
+            ]
+        except ValueError as error:
+            of_phrases = method.texts == "phrases"
+            raise ValueError(str(error).replace("`descriptions`", "`phrases`") if of_phrases else error) from error
+    return texts
+
+
 def table_rows(
     encoder: DualEncoder,
-    names: Sequence[str],
-    methods: Sequence[str],
-    files: TextFiles,
+    given: Mapping[str, Sequence[LabelTexts]],
     plans: Mapping[str, ViewPlan],
     *,
     scores: Sequence[str] = ("paper",),
-    seeds: Sequence[int] = (0,),
     text_temperature: float,
+    of_templates: bool = False,
 ) -> list[TableRow]:
     """Encode the texts of all methods and make the rows of the table.
 
     Args:
         encoder (`DualEncoder`): keeps the features of texts, so that what methods share is encoded once.
-        names (`Sequence[str]`): of the classes, no two the same.
-        methods (`Sequence[str]`): which methods, in the order of the table.
-        files ([`TextFiles`]): what their texts are made of.
+        given (`Mapping[str, Sequence[LabelTexts]]`): of [`texts_of_methods`].
         plans (`Mapping[str, ViewPlan]`): by kind of view; each is a row of `"wca"`.
         scores (`Sequence[str]`): of `"wca"`: `"paper"`, `"released"` or both, which are rows of their own.
-        seeds (`Sequence[int]`): of the random texts of `"waffle"`, one a repeat.
         text_temperature (`float`): of the weights of texts.
+        of_templates (`bool`): whether `"wca"` has no descriptions, which its rows say.
 
     Returns:
         `list[TableRow]`
-
-    Raises:
-        ValueError: descriptions that lack a class, or are damaged.
     """
     rows = []
-    for method in (METHODS[name] for name in methods):
-        repeats = seeds if method.texts == "random" else (0,)
+    for name, of_repeats in given.items():
+        method = METHODS[name]
         temperature = text_temperature if method.weighs_texts else None
-        texts = []
-        for seed in repeats:
-            given = texts_of_labels(names, method=method, seed=seed, **files.of(method))
-            texts.append(encode_class_texts(encoder, given.names, given.anchors, given.texts, temperature))
+        texts = [encode_class_texts(encoder, one.names, one.anchors, one.texts, temperature) for one in of_repeats]
         if not method.pools_views:
             # The mean of a class's texts and the whole image are compared by their cosine.
             rows.append(TableRow(method.name, method.title, method, tuple(texts), None, "released"))
             continue
-        of_templates = "" if files.descriptions is not None else ", of templates"
+        what = ", of templates" if of_templates else ""
         for kind, plan in plans.items():
             for score in scores:
-                title = f"WCA, {_VIEW_WORDS[kind]}{of_templates}, {_SCORE_WORDS[score]}"
+                title = f"WCA, {_VIEW_WORDS[kind]}{what}, {_SCORE_WORDS[score]}"
                 rows.append(TableRow(f"wca-{kind}-{score}", title, method, tuple(texts), plan, score))
     return rows
 
@@ -171,4 +191,4 @@ def probabilities_of(encoder: DualEncoder, scores: Tensor) -> Tensor:
         return encoder.probabilities(scores)
 
 
-__all__ = ["BatchScores", "TableRow", "TextFiles", "probabilities_of", "table_rows"]
+__all__ = ["BatchScores", "TableRow", "TextFiles", "probabilities_of", "table_rows", "texts_of_methods"]
