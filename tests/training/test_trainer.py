@@ -74,7 +74,8 @@ def test_the_loss_is_that_of_the_boxes(trainer):
     assert "ground_boxes" in batch
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(batch)))
-        assert torch.equal(loss, trainer.model(**batch).loss)
+        # The trainer's model computes fewer tokens, and so sums in another order.
+        torch.testing.assert_close(loss, trainer.model(**batch).loss, rtol=1e-6, atol=0)
 
 
 def test_the_detectors_trainer_does_it_too():

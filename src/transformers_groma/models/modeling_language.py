@@ -26,7 +26,7 @@ from .modeling_compact_cache import CompactCache, TokenColumns, columns_of_promp
 from .modeling_mask_decoder import MaskEmbedding
 from .modeling_parts import requested_output
 from .modeling_pointing import RegionMasks, ResolvedRegions
-from .modeling_positions import check_positions, is_mask_of_tokens, token_positions
+from .modeling_positions import check_positions, is_mask_of_tokens, learned_states, token_positions
 
 # Model types whose base model takes no positions, because it counts them by the mask.
 POSITIONS_BY_MASK = {"bloom"}
@@ -313,16 +313,21 @@ class CausalHeadMixin:
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             attention_mask (`Tensor` of shape `(B, length)`, *optional*): 0 for tokens that are off.
             labels (`Tensor` of shape `(B, length)`, *optional*): ids to predict, -100 where nothing is.
-            kwargs (`dict`): more arguments of the language model's class, such as `shift_labels`.
+            kwargs (`dict`): more arguments of the language model's class, such as `shift_labels`; and `loss_only`, for
+                the logits `(1, n, vocabulary)` of the n tokens that have a label, and no others.
 
         Returns:
             `ModelOutput` with `logits` and `loss`.
         """
+        states = outputs.last_hidden_state
+        if kwargs.pop("loss_only", False) and (labels is not None or kwargs.get("shift_labels") is not None):
+            states, labels = learned_states(states, labels, kwargs.get("shift_labels"))
+            kwargs = {**kwargs, "shift_labels": labels}
         if labels is None and kwargs.get("shift_labels") is None and outputs.router_logits is not None:
             # Without labels the routers' loss is unused, and in a step with a cache the library cannot compute it:
             # the mask is longer than the step.
             kwargs = {**kwargs, "output_router_logits": False}
-        states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        states = slice_logits_to_keep(states, logits_to_keep)
         return self.model.language_model_head.run(
             self, states, outputs.router_logits, attention_mask=attention_mask, labels=labels, **kwargs
         )

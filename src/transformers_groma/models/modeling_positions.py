@@ -107,12 +107,40 @@ def shift_labels_over_gaps(labels: Tensor, token_mask: Tensor) -> Tensor:
     return shifted.scatter(1, target, labels)[:, :length].contiguous()
 
 
+def learned_states(states: Tensor, labels: Tensor | None, shift_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The states that predict something, and what they predict.
+
+    Args:
+        states (`Tensor` of shape `(B, length, hidden_size)`): of all tokens.
+        labels (`Tensor` of shape `(B, length)`, *optional*): label of each position, -100 for none.
+        shift_labels (`Tensor` of shape `(B, length)`, *optional*): the label that each position predicts; by default
+            that of the next one.
+
+    Returns:
+        `Tensor` of shape `(1, n, hidden_size)` and `Tensor` of shape `(1, n)`: one state at least, so that a batch
+        without labels has a loss, too.
+
+    Example:
+    >>> states, labels = learned_states(torch.zeros(1, 4, 2), torch.tensor([[-100, -100, 7, 8]]), None)
+    >>> states.shape, labels.tolist()
+    (torch.Size([1, 2, 2]), [[7, 8]])
+    """
+    if shift_labels is None:
+        shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    shift_labels = shift_labels.to(states.device).flatten()
+    places = (shift_labels != IGNORED_LABEL).nonzero()[:, 0]
+    if len(places) == 0:
+        places = places.new_zeros(1)
+    return states.flatten(0, 1)[places][None], shift_labels[places][None]
+
+
 __all__ = [
     "IGNORED_LABEL",
     "check_mask",
     "check_positions",
     "continued_mask",
     "is_mask_of_tokens",
+    "learned_states",
     "shift_labels_over_gaps",
     "token_positions",
 ]

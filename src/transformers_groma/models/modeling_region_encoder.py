@@ -32,14 +32,16 @@ class GromaFeatureFusion(nn.Module):
         Returns:
             `list[Tensor]`: fused maps of the same shapes.
         """
-        half, three_quarters = maps[0].shape[1] // 2, maps[0].shape[1] * 3 // 4
+        quarter = maps[0].shape[1] // 4
+        # Split, not sliced: the gradient of each slice would be a whole map of zeros around its own.
+        parts = [level.split([2 * quarter, quarter, quarter], dim=1) for level in maps]
         fused = []
         # The finest map is its own finer neighbour, the coarsest its own coarser one. A map gives its third quarter of
         # channels to the coarser neighbour and its last quarter to the finer one.
         for index, own in enumerate(maps):
-            coarser = maps[min(index + 1, len(maps) - 1)][:, three_quarters:]
-            finer = maps[max(index - 1, 0)][:, half:three_quarters]
-            mixed = torch.cat([own[:, :half], resize_map(coarser, own), resize_map(finer, own)], dim=1)
+            (kept, _, _), (_, _, coarser) = parts[index], parts[min(index + 1, len(maps) - 1)]
+            _, finer, _ = parts[max(index - 1, 0)]
+            mixed = torch.cat([kept, resize_map(coarser, own), resize_map(finer, own)], dim=1)
             fused.append(self._normalize(self.conv(mixed)).relu())
         return fused
 

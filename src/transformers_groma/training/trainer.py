@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from .arguments import refuse_hub_token
 from .callbacks import check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, public_name, write_model_card
+from .packing import packed_tokens
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 # What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
@@ -287,13 +288,16 @@ class GromaLossMixin(StageTrainerMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
+        decoder = self.accelerator.unwrap_model(model).get_decoder()
         if model.training:
             eval_frozen_parts(model)
-            checkpoint_frozen_layers(self.accelerator.unwrap_model(model).get_decoder())
+            checkpoint_frozen_layers(decoder)
         # Not the loss of `SFTTrainer`: its fused head would bypass the model's forward, where boxes become proxy
         # tokens. Nothing reads a cache here, and with checkpointing the library would warn that there is none.
-        without_cache = {**inputs, "use_cache": False}
-        loss, outputs = Trainer.compute_loss(self, model, without_cache, True, num_items_in_batch)
+        without_cache = {**inputs, "use_cache": False, "loss_only": True}
+        # A compiled model would be compiled again for every length.
+        with nullcontext() if self.args.torch_compile else packed_tokens(decoder):
+            loss, outputs = Trainer.compute_loss(self, model, without_cache, True, num_items_in_batch)
         if model.training:
             check_loss(loss, inputs, self.args.output_dir, self.state.global_step, self.args.process_index)
         return (loss, outputs) if return_outputs else loss

@@ -225,6 +225,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, GlammImageFeatures] | None = None,
         cache: Cache | None = None,
+        loss_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GlammCausalLMOutputWithPast:
         r"""
@@ -235,6 +236,8 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
             mask_labels (`Sequence[Tensor]`, each of shape `(n, height, width)`): for each row the true masks of its
                 `[SEG]` tokens, in order, 0 or 1, at the resolution of its image. None for a row without an image.
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
+            loss_only (`bool`): with `labels`, compute only the logits of tokens that have one: `(1, number of labels,
+                vocabulary)`.
             input_ids, pixel_values, attention_mask, refer_boxes, grounding_pixel_values, grounding_sizes,
             mm_encoder_outputs: see `GlammModel.forward`.
 
@@ -260,6 +263,7 @@ class GlammForConditionalGeneration(CausalHeadMixin, GlammPreTrainedModel, Glamm
             return_dict=True,
             **kwargs,
         )
+        kwargs = {**kwargs, "loss_only": loss_only}
         predicted = self.predict(outputs, logits_to_keep, attention_mask, labels, kwargs)
         losses = {"loss": predicted.loss, "ce_loss": predicted.loss}
         if mask_labels is not None:

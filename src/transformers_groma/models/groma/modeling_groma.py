@@ -302,6 +302,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
         cache: Cache | None = None,
         fixed_slots: bool = False,
+        loss_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaCausalLMOutputWithPast:
         r"""
@@ -313,6 +314,8 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             logits_to_keep (`int` or `Tensor`): compute only the last logits, or those at the given positions.
             fixed_slots (`bool`): whether the language model reads all region slots. Otherwise, where only the last
                 logits are kept, it does not read those without a region; see `states_to_keep` of `GromaModel.forward`.
+            loss_only (`bool`): with `labels`, compute only the logits of tokens that have one: `(1, number of labels,
+                vocabulary)`.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
             mm_encoder_outputs: see `GromaModel.forward`.
 
@@ -345,6 +348,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             attention_mask = outputs.token_mask
         if shift_labels is not None:
             kwargs["shift_labels"] = shift_labels
+        kwargs["loss_only"] = loss_only
         predicted = self.predict(outputs, logits_to_keep, attention_mask, labels, kwargs)
         return GromaCausalLMOutputWithPast(
             loss=predicted.loss,
