@@ -70,18 +70,16 @@ class CrossAlignmentClassifier:
     Example:
     >>> from transformers_groma.zero_shot import CrossAlignmentClassifier
     >>> case = "tests/fixtures/golden_wca/clip_b2_c4"
-    >>> classifier = CrossAlignmentClassifier.from_pretrained(
-    ...     f"{case}/model",
-    ...     labels=["cloud", "red ball"],
-    ...     descriptions={"cloud": ["white and soft."], "red ball": ["a round red toy.", "it has no corners."]},
-    ...     view_count=8,
-    ...     device="cpu",
-    ... )
+    >>> descriptions = {
+    ...     "cloud": ["white and soft.", "fluffy edges."],
+    ...     "red ball": ["a round red toy.", "it has no corners."],
+    ... }
+    >>> classifier = CrossAlignmentClassifier.from_pretrained(f"{case}/model", descriptions=descriptions, device="cpu")
     >>> (result,) = classifier.classify([f"{case}/image_0.png"], explain=True)
     >>> result.label
     'cloud'
     >>> result.explanation.strongest(result.label, n=1)[0].description
-    'white and soft.'
+    'fluffy edges.'
     """
 
     def __init__(
