@@ -6,7 +6,7 @@ The model has a language model of some 0.3 B parameters, a vision encoder of DIN
 100 region slots, of which an image uses 12. All ratios are from this run on this machine:
 
 - slots: the model with `fixed_slots=True`, which reads all slots, over the model as it is: the prefill, an answer of
-  64 tokens with its prefill (the image was looked at before), and the memory of the cache after it;
+  64 tokens with its prefill (the image was looked at before), and the memory of the prompt's cache;
 - turns: the first token of a fresh chat about the image over the first token of its second question, of words alone
   and of one that points at a region that is new.
 
@@ -106,7 +106,13 @@ def cache_bytes(cache: Cache) -> int:
 
 def measure_slots(model, processor, image, new_tokens: int, rounds: int) -> tuple[dict, dict]:
     """Ratios and seconds of the model with all slots over the model as it is."""
-    inputs = processor(images=image, text="What is there?", return_tensors="pt")
+    messages = [
+        {"role": "system", "content": "You answer questions about images."},
+        {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is there?"}]},
+    ]
+    inputs = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
+    )
     features = model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
     used = int(features.region_mask.sum())
     print(f"{inputs['input_ids'].shape[1]} tokens, {used} of {model.config.max_regions} slots used")
@@ -116,10 +122,10 @@ def measure_slots(model, processor, image, new_tokens: int, rounds: int) -> tupl
     def answer(**how):
         return model.generate(**seen, **settings, min_new_tokens=new_tokens, **how)
 
-    ours, fixed = answer(), answer(fixed_slots=True)
-    assert torch.equal(ours.sequences, fixed.sequences)
-    held = {"ours": cache_bytes(ours.past_key_values), "fixed": cache_bytes(fixed.past_key_values)}
-    del ours, fixed
+    assert torch.equal(answer().sequences, answer(fixed_slots=True).sequences)
+    held, held_fixed = (
+        cache_bytes(model(**seen, logits_to_keep=1, fixed_slots=fixed).past_key_values) for fixed in (False, True)
+    )
     seconds = best_of(
         {
             "prefill": timed(lambda: model(**seen, logits_to_keep=1)),
@@ -132,7 +138,7 @@ def measure_slots(model, processor, image, new_tokens: int, rounds: int) -> tupl
     ratios = {
         "prefill": seconds["prefill_fixed"] / seconds["prefill"],
         f"answer_of_{new_tokens}_tokens": seconds["answer_fixed"] / seconds["answer"],
-        "cache_memory": held["fixed"] / held["ours"],
+        "cache_of_the_prompt": held_fixed / held,
     }
     return ratios, seconds
 

@@ -20,7 +20,7 @@ from .grounding import GroundedText
 from .image_inputs import ImageSize
 from .models.processing_inputs import check_prompt_length
 from .perceived_images import PerceivedImage, perceive, prompt_inputs
-from .pointed_regions import find_regions
+from .pointed_regions import find_regions, has_region_proposer
 from .streaming import StepStreamer, StopWhen, next_read, readable_ids
 from .verb_inputs import ImageQuestion
 
@@ -195,7 +195,9 @@ def look_in_batches(
         with pipe.device_placement():
             images = {id(question.image): question.image for question in batch}
             new = [key for key in images if key not in seen and key not in known]
-            found = perceive(pipe.model, pipe.processor, [images[key].pixels for key in new])
+            # Regions that users point at are encoded after the look, from maps that the look has made.
+            keeps_maps = has_region_proposer(pipe.model) and any(question.regions for question in batch)
+            found = perceive(pipe.model, pipe.processor, [images[key].pixels for key in new], keeps_maps)
             seen = {key: seen[key] for key in images if key in seen} | dict(zip(new, found, strict=True))
         keys = [id(question.image) for question in batch]
         yield batch, [known[key] if key in known else seen[key] for key in keys]
@@ -253,7 +255,8 @@ def stream_question(pipe: Pipeline, question: ImageQuestion, settings: VerbSetti
         if these were asked for.
     """
     with pipe.device_placement():
-        perceived = perceive(pipe.model, pipe.processor, [question.image.pixels])
+        keeps_maps = has_region_proposer(pipe.model) and len(question.regions) > 0
+        perceived = perceive(pipe.model, pipe.processor, [question.image.pixels], keeps_maps)
         prompt = prompt_of_questions(pipe, [question], perceived)
 
     def read(output: Any) -> GroundedText:

@@ -3,20 +3,23 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import MASK_DECODER
+from tests.tiny import MASK_DECODER, tiny_model
 from tests.tiny_checkpoint import save_tiny_checkpoint, save_tiny_glamm
 from transformers_groma.cli import main
-from transformers_groma.deploy import perception_export
+from transformers_groma.deploy import perception_export, perception_runtime
 from transformers_groma.deploy.graph_notes import NOTE_FILE, note_of
 from transformers_groma.deploy.perception_export import check_format, export_perception
 from transformers_groma.deploy.perception_runtime import PerceptionRuntime, perceive_with
+from transformers_groma.image_inputs import ImageSize
 from transformers_groma.loading import load_model
+from transformers_groma.perceived_images import perceive_inputs
 from transformers_groma.pipeline import ImageGroundingPipeline
 from transformers_groma.shapes.scenes import make_scene
 
@@ -176,6 +179,20 @@ def test_a_damaged_file_of_openvino_is_named(exported, tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match="/perception.xml' or perception.bin beside it is damaged, .*export the"):
         PerceptionRuntime(tmp_path)
+
+
+def test_graphs_are_asked_where_maps_should_be_kept_for_later_regions(monkeypatch):
+    """As a chat does. Graphs have none, and the model must not look in their place."""
+    model = tiny_model()
+    look, calls = model.get_image_features, []
+    runtime = SimpleNamespace(
+        note={}, get_image_features=lambda pixels: calls.append(len(pixels)) or look(pixels, return_dict=True)
+    )
+    monkeypatch.setattr(perception_runtime, "check_same_model", lambda note, model: None)
+    perceive_with(model, runtime)
+    inputs = {"pixel_values": torch.randn(2, 3, 56, 56)}
+    seen = perceive_inputs(model, inputs, [ImageSize(50, 40)] * 2, keep_fused_maps=True)
+    assert calls == [2] and seen[0].features.fused_region_maps is None
 
 
 def test_missing_packages_and_other_formats(monkeypatch, exported):

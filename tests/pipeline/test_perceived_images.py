@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from transformers_groma import ImageGroundingPipeline
 from transformers_groma.boxes import box_iou
 from transformers_groma.image_inputs import ImageSize
 from transformers_groma.models.processing_regions import REFER_INPUTS
@@ -214,3 +215,47 @@ def test_maps_of_regions_and_masks_are_kept_once(masking_pipe, images):
     slots = torch.tensor([[0, 1], [2, -1]])
     expected, masks = (masking_pipe.model.segment(seen, slots=slots) for seen in (whole, again))
     torch.testing.assert_close(masks.logits, expected.logits)
+
+
+class TestFusedMaps:
+    """Kept for later regions, which then cost no convolutions of whole maps; numbers are the same."""
+
+    @pytest.fixture
+    def fusions(self, model, monkeypatch):
+        """Grows with every call that fuses maps."""
+        calls, fuse = [], model.model.region_encoder.fuse_feature_maps
+        monkeypatch.setattr(
+            model.model.region_encoder, "fuse_feature_maps", lambda maps: calls.append(len(maps)) or fuse(maps)
+        )
+        return calls
+
+    def test_regions_of_a_later_prompt(self, model, processor, images, fusions):
+        boxes = torch.tensor([[[0.3, 0.4, 0.2, 0.2]], [[0.6, 0.5, 0.2, 0.3]]])
+        stack = type(perceive(model, processor, images[:1])[0].features).stack
+        found = {}
+        for keeps in (False, True):
+            seen = [image.features for image in perceive(model, processor, images, keep_fused_maps=keeps)]
+            assert all((one.fused_region_maps is not None) == keeps for one in seen)
+            fusions.clear()
+            found[keeps] = model.encode_regions(stack(seen), boxes)
+            assert len(fusions) == (0 if keeps else 1)
+        for row in range(2):
+            torch.testing.assert_close(found[True].pooler_output[row], found[False].pooler_output[row])
+        # Beside an image whose maps were not kept they are made again.
+        mixed = [perceive(model, processor, [image], keep_fused_maps=image is images[0])[0] for image in images]
+        again = model.encode_regions(stack([image.features for image in mixed]), boxes)
+        torch.testing.assert_close(again.pooler_output[1], found[True].pooler_output[1])
+
+    def test_a_chat_fuses_once(self, model, processor, images, scenes, fusions):
+        groma = ImageGroundingPipeline(model, processor=processor, task="image-grounding")
+        chat = groma.chat(images[0])
+        for boxes in (None, scenes[0].boxes_xyxy[:1], [[5, 9, 100, 80]], [[1, 2, 50, 60], [30, 40, 90, 99]]):
+            chat.ask("What is this?", boxes=boxes, max_new_tokens=2)
+        assert len(fusions) == 1
+
+    def test_a_question_about_a_region_fuses_once(self, model, processor, images, fusions):
+        groma = ImageGroundingPipeline(model, processor=processor, task="image-grounding")
+        groma.ask(images[0], "What is this?", boxes=[[5, 9, 100, 80]], max_new_tokens=2)
+        assert len(fusions) == 1
+        list(groma.ask(images[0], "What is this?", boxes=[[5, 9, 100, 80]], max_new_tokens=2, stream=True))
+        assert len(fusions) == 2

@@ -150,3 +150,18 @@ def test_known_proposals_come_while_the_model_works(make_engine, make_gate):
 def test_what_is_not_an_image_has_no_proposals(make_engine, image):
     with pytest.raises(ValueError, match="is not a PIL image|too small"):
         run(make_engine().propose(image))
+
+
+def test_maps_for_regions_are_used_at_once_and_not_kept(make_engine, monkeypatch):
+    """They take seven times the memory of what is kept of an image."""
+    engine, image, kept = make_engine(), noise(0), []
+    encoder, put = engine.model.model.region_encoder, perception.PerceivedImages.put
+    fusions, fuse = [], encoder.fuse_feature_maps
+    monkeypatch.setattr(encoder, "fuse_feature_maps", lambda maps: fusions.append(1) or fuse(maps))
+    monkeypatch.setattr(
+        perception.PerceivedImages, "put", lambda images, key, seen: kept.append(seen) or put(images, key, seen)
+    )
+    first = run(engine.answer(ask("What is this? ", image, [1, 1, 9, 9]), tokens(3)))
+    assert len(fusions) == 1 and [one.features.fused_region_maps for one in kept] == [None]
+    again = run(engine.answer(ask("What is this? ", image, [1, 1, 9, 9]), tokens(3)))
+    assert len(fusions) == 2 and again.grounded.to_dict() == first.grounded.to_dict()

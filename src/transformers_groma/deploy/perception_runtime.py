@@ -146,6 +146,8 @@ def perceive_with(model: Any, runtime: PerceptionRuntime) -> None:
     ) -> Any:
         views = {name: kwargs.get(name) for name in (GROUNDING_PIXELS, "grounding_sizes")}
         points = {name: kwargs.get(name) for name in ("refer_points", "refer_point_labels", "refer_ambiguity")}
+        # Graphs hand out no fused maps: where later regions need them, the model makes them again.
+        kwargs.pop("keep_fused_maps", None)
         others = {name for name, value in kwargs.items() if value is not None} - {*views, *points}
         if args or others:  # ground-truth boxes, given proposals, hidden states, attentions
             return in_torch(pixel_values, refer_boxes, *args, return_dict=return_dict, **kwargs)

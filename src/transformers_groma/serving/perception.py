@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ..answer_masks import shown_regions
 from ..boxes import boxes_in_pixels
 from ..exact_boxes import exact_boxes
 from ..perceived_images import PerceivedImage, PerceivedImages, perceive_inputs
+from ..pointed_regions import has_region_proposer
 from ..regions import Regions, regions_of_slots
 from .conversations import Prompt, UprightImage
 from .pointing import Pointing, ResolvedPointing, resolve_pointing
@@ -77,7 +79,11 @@ class Perception:
         # A request that is given up lets go of its prompt at any time: what is asked is read once.
         entries = [(request, request.asked, request.image) for request in requests]
         entries = [entry for entry in entries if not entry[0].is_ended]
-        perceived = self._look([image for _, _, image in entries if image is not None], processor)
+        # Regions that users point at are encoded after the look, from maps that the look has made.
+        keeps_maps = has_region_proposer(self.model) and any(
+            isinstance(asked, Prompt) and len(asked.pointing) > 0 for _, asked, _ in entries
+        )
+        perceived = self._look([image for _, _, image in entries if image is not None], processor, keeps_maps)
         rows: list[SeenQuestion] = []
         for request, asked, image in entries:
             seen = None if image is None else perceived[image.key]
@@ -140,8 +146,8 @@ class Perception:
         request.masks = masks
         request.succeed(answer)
 
-    def _look(self, images: Sequence[UprightImage], processor: Any) -> dict[str, PerceivedImage]:
-        """Images by their keys; those that are new are perceived in one call."""
+    def _look(self, images: Sequence[UprightImage], processor: Any, keeps_maps: bool) -> dict[str, PerceivedImage]:
+        """Images by their keys; those that are new are perceived in one call, and kept without their fused maps."""
         seen: dict[str, PerceivedImage] = {}
         new: dict[str, UprightImage] = {}
         for image in images:
@@ -157,9 +163,12 @@ class Perception:
             # Most have their inputs already; one that was forgotten since the request came has not.
             ready = [image.with_inputs(processor) for image in new.values()]
             inputs = {name: torch.stack([image.inputs[name] for image in ready]) for name in ready[0].inputs}
-            looked = perceive_inputs(self.model, inputs, [image.size for image in ready])
+            kept = {"keep_fused_maps": True} if keeps_maps else {}
+            looked = perceive_inputs(self.model, inputs, [image.size for image in ready], **kept)
             for key, image in zip(new, looked, strict=True):
                 seen[key] = image
+                if keeps_maps:
+                    image = replace(image, features=replace(image.features, fused_region_maps=None))
                 self.images.put(key, image)
         return seen
 

@@ -123,7 +123,8 @@ class GromaImageFeatures(BaseModelOutputWithPooling):
             `GromaImageFeatures`: for `mm_encoder_outputs={"image": …}` or `encode_regions`.
         """
         first = features[0]
-        maps = {name for name in _MAPS_OF_IMAGES if getattr(first, name) is not None}
+        # Fused maps may have been kept of some images only.
+        maps = {name for name in _MAPS_OF_IMAGES if all(getattr(entry, name) is not None for entry in features)}
         rows = {name for name in _ROWS_OF_IMAGES if getattr(first, name) is not None}
         stacked: dict[tuple[int, ...], Tensor] = {}
 
