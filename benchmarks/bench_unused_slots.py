@@ -191,16 +191,17 @@ def main() -> None:
 
     ratios: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    if arguments.part != "turns":
-        found = measure_slots(model, processor, image, arguments.new_tokens, arguments.rounds)
-        ratios, seconds = {**ratios, **found[0]}, {**seconds, **found[1]}
-    if arguments.part != "slots":
-        found = measure_turns(model, processor, image, arguments.rounds)
-        ratios, seconds = {**ratios, **found[0]}, {**seconds, **found[1]}
-    for name, value in seconds.items():
-        print(f"  {name:28s} {1000 * value:9.1f} ms")
-    for name, ratio in ratios.items():
-        print(f"  {name:28s} {ratio:9.2f}x")
+    for part, measure in (
+        ("slots", lambda: measure_slots(model, processor, image, arguments.new_tokens, arguments.rounds)),
+        ("turns", lambda: measure_turns(model, processor, image, arguments.rounds)),
+    ):
+        if arguments.part in (None, part):
+            found_ratios, found_seconds = measure()
+            for name, value in found_seconds.items():
+                print(f"  {name:28s} {1000 * value:9.1f} ms")
+            for name, ratio in found_ratios.items():
+                print(f"  {name:28s} {ratio:9.2f}x", flush=True)
+            ratios, seconds = {**ratios, **found_ratios}, {**seconds, **found_seconds}
     result = {"ratios": ratios, "seconds": seconds}
     rounded = {part: {name: round(value, 4) for name, value in values.items()} for part, values in result.items()}
     print(json.dumps({"benchmark": "unused_slots", **rounded, "machine": machine()}))
