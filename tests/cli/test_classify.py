@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from transformers_groma import cli
 from transformers_groma.cli.image_sources import image_sources, open_each, output_names
+from transformers_groma.zero_shot.dual_encoder import DualEncoder
 
 from .samples import PHOTO, TESTS, TINY
 
@@ -23,9 +25,16 @@ DESCRIPTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def load_once():
+    """Loads each encoder once for all of these tests."""
+    return lru_cache(DualEncoder.from_pretrained)
+
+
 @pytest.fixture
-def classify(run):
+def classify(run, load_once, monkeypatch):
     """Runs the command with the tiny encoder, few views and three labels; returns code, stdout and stderr."""
+    monkeypatch.setattr(DualEncoder, "from_pretrained", load_once)
 
     def classify(*arguments, labels=LABELS):
         return run(
@@ -72,7 +81,8 @@ def test_json_is_a_line_for_each_image(classify, descriptions):
 
 
 def test_explained_for_people(classify, descriptions):
-    out = classify(IMAGE, "--explain", "--views", "grid", "--descriptions", descriptions)[1]
+    code, out, err = classify(IMAGE, "--explain", "--views", "grid", "--descriptions", descriptions)
+    assert (code, err) == (0, "--output DIR also writes an image of the places\n")
     places = [line for line in out.splitlines() if " grid: " in line]
     label = out.splitlines()[0].split(maxsplit=2)[2]
     assert len(places) == 5 and all(line.split(" grid: ")[1] in DESCRIPTIONS[label] for line in places)

@@ -108,6 +108,8 @@ def run_classify(arguments: argparse.Namespace) -> None:
                 name = names[one.source]
                 write_classification(folder, name, result, one.image, about)
                 note(f"wrote {folder / name}.json and {folder / name}.png")
+    if arguments.explain and folder is None and not arguments.json:
+        note("--output DIR also writes an image of the places")
     if failed:
         shown = ", ".join(map(repr, failed[:_NAMED_AT_MOST])) + (", …" if len(failed) > _NAMED_AT_MOST else "")
         raise CommandError(f"{len(failed)} of {counted(len(sources), 'image')} could not be classified: {shown}")
