@@ -1,6 +1,6 @@
 """Prints how often shapes-clip is right by the views and texts that it compares, as Markdown and one line of JSON.
 
-    python -m scripts.shapes_clip.evaluate MODEL OUTPUT [--images 600] [--seeds 3] [--proposer hub_configs/groma-tiny]
+    python -m scripts.shapes_clip.evaluate MODEL OUTPUT [--images 420] [--seeds 3] [--proposer hub_configs/groma-tiny]
 
 Scenes with one main object, labelled with one of 300 classes, among 6 to 12 smaller objects of other classes; the same
 without the smaller ones; and with a main object of half the size. Features are kept in OUTPUT, so that an interrupted
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of the trained encoder")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder of the features, kept for the next run")
-    parser.add_argument("--images", type=int, default=600, help="of the first set; the others have half of it")
+    parser.add_argument("--images", type=int, default=420, help="of the first set; the others have half of it")
     parser.add_argument("--seeds", type=int, default=3, help="draws of random squares and random texts")
     parser.add_argument("--proposer", type=Path, default=Path("hub_configs/groma-tiny"), help="folder of a Groma")
     given = parser.parse_args()

@@ -124,7 +124,12 @@ def encode_set(
     cache.mkdir(parents=True, exist_ok=True)
     parts = []
     for numbers in _chunks(test_set.count):
-        key = repr((weights_digest, test_set, seeds, VIEW_COUNT, numbers, proposer.region_count, proposer.context))
+        key = repr(
+            (
+                (weights_digest, test_set.split, test_set.layout, numbers),
+                (seeds, VIEW_COUNT, proposer.region_count, proposer.context),
+            )
+        )
         path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.safetensors"
         if not path.exists():
             unfinished = path.with_suffix(".partial")
