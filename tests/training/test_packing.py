@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralModel
 
 from tests.tiny import tiny_inputs
 from transformers_groma.training.collators import ConversationCollator
@@ -103,3 +104,23 @@ def test_a_call_for_states_or_with_a_cache_is_left_alone(model):
             assert torch.equal(model.generate(**inputs, max_new_tokens=3), ids)
     assert all(map(torch.equal, before.hidden_states, after.hidden_states))
     assert not model.model.language_model._forward_hooks and not model.model.language_model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("window", "packs"), [(3, False), (None, True)])
+def test_a_language_model_that_sees_a_window_reads_all_tokens(window, packs):
+    """Which tokens are in the window depends on how many there are."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    language = MistralModel(
+        MistralConfig(vocab_size=9, num_key_value_heads=2, head_dim=4, sliding_window=window, **sizes)
+    )
+    mask = torch.tensor([[1, 1, 0, 0, 0, 1, 1]])
+    inputs = {"inputs_embeds": torch.randn(1, 7, 8), "attention_mask": mask}
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    read = []
+    language.layers[0].register_forward_pre_hook(lambda module, args: read.append(args[0].shape[1]))
+    expected = language(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+    with packed_tokens(language):
+        states = language(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+    torch.testing.assert_close(states[mask.bool()], expected[mask.bool()])
+    assert read == [7, 4 if packs else 7]

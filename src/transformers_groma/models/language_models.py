@@ -85,6 +85,32 @@ def check_language_config(config: PreTrainedConfig) -> None:
     raise unfit_language_model(config, reason)
 
 
+def sees_whole_prompt(config: PreTrainedConfig) -> bool:
+    """Whether each token of a language model attends to all tokens before it.
+
+    Otherwise some layers see a window or chosen blocks, by where tokens stand in the prompt: what is left out of it
+    would change which ones these are.
+
+    Args:
+        config (`PreTrainedConfig`): the configuration of the language model.
+
+    Returns:
+        `bool`: by what its cache keeps, and by settings that a cache does not go by.
+
+    Example:
+    >>> from transformers import LlamaConfig, MistralConfig
+    >>> sees_whole_prompt(LlamaConfig()), sees_whole_prompt(MistralConfig(sliding_window=4096))
+    (True, False)
+    """
+    # Reading a configuration needs no torch.
+    from transformers.cache_utils import DynamicCache
+
+    layers = DynamicCache(config=config).layers
+    is_local = "local" in (getattr(config, "attention_layers", None) or ())
+    has_blocks = getattr(config, "index_topk_blocks", None) is not None
+    return not (is_local or has_blocks or any(getattr(layer, "is_sliding", False) for layer in layers))
+
+
 def unfit_language_model(config: PreTrainedConfig, reason: str) -> ValueError:
     """The error for a language model that does not fit into Groma."""
     return ValueError(
@@ -100,5 +126,6 @@ __all__ = [
     "STATE_REASON",
     "UNFIT_FAMILIES",
     "check_language_config",
+    "sees_whole_prompt",
     "unfit_language_model",
 ]

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 
-from .language_models import STATE_REASON, unfit_language_model
+from .language_models import STATE_REASON, sees_whole_prompt, unfit_language_model
 from .modeling_cache import CACHE_NAME, cache_kwargs, cache_of
 from .modeling_cached_prompt import CachedPrompt, cached_length, remember_prompt
 from .modeling_compact_cache import CompactCache, TokenColumns, columns_of_prompt
@@ -207,8 +207,10 @@ class LanguageModelMixin:
             return None
         if cache is not None and not (isinstance(cache, CompactCache) and cached_length(cache) == 0):
             return None
-        # Whoever asks for states or attentions finds the tokens in them by their places.
         config = self.language_model.config
+        if not sees_whole_prompt(config):
+            return None
+        # Whoever asks for states or attentions finds the tokens in them by their places.
         if any(requested_output(kwargs, config, name) for name in STATES_OF_TOKENS):
             return None
         columns = columns_of_prompt(attention_mask)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.language_models import sees_whole_prompt
+
 # What the language model returns for each token by its place; whoever asks for it gets all tokens.
 _STATES_OF_TOKENS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
@@ -21,7 +23,7 @@ def packed_tokens(language_model: nn.Module) -> Iterator[None]:
     Args:
         language_model (`nn.Module`): called with `inputs_embeds` `(B, length, hidden_size)`, `attention_mask` `(B,
             length)` and, if it takes them, `position_ids`. Calls with a cache, or for hidden states, attentions or
-            routers, are left alone.
+            routers, and language models that see a window of the prompt are left alone.
     """
     places: list[tuple[Tensor, int]] = []
 
@@ -31,6 +33,8 @@ def packed_tokens(language_model: nn.Module) -> Iterator[None]:
         config = getattr(module, "config", None)
         asked = [kwargs.get(name) or getattr(config, name, False) for name in _STATES_OF_TOKENS]
         if not is_whole or kwargs.get("past_key_values") is not None or any(asked):
+            return None
+        if config is not None and not sees_whole_prompt(config):
             return None
         is_on = mask.bool()
         length, width = is_on.shape[1], int(is_on.sum(dim=1).max())

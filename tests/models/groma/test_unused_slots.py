@@ -12,6 +12,7 @@ from tests.tiny import prompt_ids, tiny_inputs, tiny_model
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.models.modeling_compact_cache import CompactCache
 
+from ..test_modeling_language import pair as language_pair
 from .prompts import EXACT, NEW, NEW_BOX, extended, one, padded_inputs, turn_ids
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -182,6 +183,29 @@ def test_slots_are_fixed_where_shapes_must_not_vary(model, settings):
     assert width(ours.past_key_values) == width(fixed.past_key_values) >= inputs["input_ids"].shape[1]
     if "output_hidden_states" in settings:
         assert ours.hidden_states[0][0].shape == fixed.hidden_states[0][0].shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("mistral", {"sliding_window": 8}),
+        ("gemma3_text", {"sliding_window": 8}),
+        ("gpt_neo", {"window_size": 8}),
+        ("mistral", {"sliding_window": None}),
+        ("gemma3_text", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}),
+    ],
+    ids=str,
+)
+def test_language_models_that_see_a_window(kind, settings):
+    """Which tokens are in it depends on how many there are: none is left out. Without a window some are."""
+    _, model = language_pair(kind, **settings)
+    inputs = padded_inputs(model, 2)
+    ours, fixed = answers(model, inputs)
+    check_equal(ours, fixed)
+    assert_close(ours.logits[0], model(**inputs).logits[:, -1], **EXACT)
+    has_window = "layer_types" not in settings and settings.get("sliding_window", 8) is not None
+    lengths = [output.past_key_values.layers[0].get_seq_length() for output in (ours, fixed)]
+    assert (lengths[0] == lengths[1]) == has_window
 
 
 def test_nothing_is_left_out_in_training(model):

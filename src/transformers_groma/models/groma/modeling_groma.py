@@ -113,7 +113,8 @@ class GromaModel(
             states_to_keep (`int`, *optional*): how many of the last states the caller reads, all by default. With a
                 number the language model does not read tokens that are off, as unused region slots are, where shapes
                 may vary: not in training, in a compiled graph, in a cache of another class than the model makes
-                itself, nor with `output_hidden_states` and the like. Their places in `last_hidden_state` hold 0.
+                itself, with a language model whose layers see a window, nor with `output_hidden_states` and the
+                like. Their places in `last_hidden_state` hold 0.
 
         Returns:
             `GromaModelOutputWithPast`.

@@ -77,7 +77,8 @@ class GromaGenerationMixin(ImageGenerationMixin):
                 given by boxes; see `GromaModel.get_image_features`.
             fixed_slots (`bool`): whether the language model reads all region slots, and the cache holds them.
                 Otherwise those without a region are left out, which changes nothing but the time and the memory that
-                they take; a static cache, or one that the caller made, keeps them always.
+                they take; a static cache, one that the caller made, or a language model whose layers see a window
+                keeps them always.
             **kwargs: everything that `GenerationMixin.generate` takes; `mm_encoder_outputs={"image": features}` with
                 what `get_image_features` returned instead of `pixel_values`.
 
