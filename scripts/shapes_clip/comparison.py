@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers_groma.zero_shot.class_texts import ClassTexts, encode_class_texts
 from transformers_groma.zero_shot.dual_encoder import DualEncoder
 from transformers_groma.zero_shot.label_texts import texts_of_labels
-from transformers_groma.zero_shot.scores import SCORES, view_weights, weighted_sum
+from transformers_groma.zero_shot.scores import SCORES, pooled_views
 
 from .features import CONFIGURED, GRID, REGIONS, RELEASED, SetFeatures
 from .scenes import CLASSES
@@ -105,11 +105,7 @@ def correct(
         names = [kind if kind in features.views else f"{kind} {seed}" for kind in row.views]
         views = torch.cat([features.views[name] for name in names], dim=1)
         is_padding = torch.cat([features.is_padding[name] for name in names], dim=1)
-        # An image without any view is seen as a whole, as the classifier does it.
-        views[is_padding.all(dim=1), 0] = features.whole[is_padding.all(dim=1)]
-        is_padding[is_padding.all(dim=1), 0] = False
-        similarities = torch.einsum("bvd,bd->bv", views, features.whole)
-        pooled = weighted_sum(views, view_weights(similarities, temperature, is_padding))
+        pooled = pooled_views(views, features.whole, temperature, is_padding)
     return SCORES[row.score](pooled, texts.pooled).argmax(dim=1) == labels
 
 

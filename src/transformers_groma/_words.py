@@ -1,5 +1,6 @@
-"""Words of messages and files: numbers with their nouns, texts of one line."""
+"""Words of messages and files: numbers with their nouns, lists of names, texts of one line."""
 
+from collections.abc import Sequence
 from unicodedata import category
 
 
@@ -21,6 +22,23 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def quoted(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names in quotation marks, with an ellipsis for the others.
+
+    Args:
+        names (`Sequence[str]`): the names.
+        most (`int`): how many are named.
+
+    Returns:
+        `str`: the words.
+
+    Example:
+    >>> quoted(["cat", "dog", "crane"], most=2)
+    "'cat', 'dog', …"
+    """
+    return ", ".join(map(repr, names[:most])) + (", …" if len(names) > most else "")
+
+
 def is_one_line(text: str) -> bool:
     """Whether files, lists and menus of other tools can hold a text: one line, nothing but characters.
 
@@ -40,4 +58,4 @@ def is_one_line(text: str) -> bool:
     return not any(letter in "\ufffe\uffff" or category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
-__all__ = ["counted", "is_one_line"]
+__all__ = ["counted", "is_one_line", "quoted"]

@@ -66,7 +66,7 @@ def test_nine_squares_of_a_square_image_are_three_rows_of_three():
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, "60", None])
 def test_a_count_of_views_is_a_positive_integer(count):
     for draw in (lambda: random_squares((9, 9), count, seed=0), lambda: grid_squares((9, 9), count)):
-        with pytest.raises(ValueError, match=r"`count` must be a positive integer, got .*; for the whole image alone"):
+        with pytest.raises(ValueError, match=r"`count` must be a positive integer, got .*\.$"):
             draw()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .._words import counted
+from .._words import counted, quoted
 from ..zero_shot.methods import METHODS
 from .arguments import CommandError, add_command, add_output_arguments, box_xyxy, checked_folder, errors_of, positive
 from .image_sources import OpenedImage, image_sources, open_each, output_names
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 TOP, PLACES = 5, 5
 # Images held in memory at once, however few views they have.
 _MOST_IMAGES = 32
-# Failed images, or classes of a file that no label asks for, that a line names.
-_NAMED_AT_MOST = 5
 
 
 def add_classify(commands: "argparse._SubParsersAction") -> None:
@@ -111,8 +109,9 @@ def run_classify(arguments: argparse.Namespace) -> None:
     if arguments.explain and folder is None and not arguments.json:
         note("--output DIR also writes an image of the places")
     if failed:
-        shown = ", ".join(map(repr, failed[:_NAMED_AT_MOST])) + (", …" if len(failed) > _NAMED_AT_MOST else "")
-        raise CommandError(f"{len(failed)} of {counted(len(sources), 'image')} could not be classified: {shown}")
+        raise CommandError(
+            f"{len(failed)} of {counted(len(sources), 'image')} could not be classified: {quoted(failed)}"
+        )
 
 
 def check_method(arguments: argparse.Namespace) -> None:
@@ -146,8 +145,8 @@ def labels_and_texts(arguments: argparse.Namespace) -> tuple[list[str], dict[str
     with errors_of(" and ".join(given) or f"--method {arguments.method}"):
         unused = texts_of_labels(labels, **texts).unused
     if unused:
-        named = ", ".join(map(repr, unused[:_NAMED_AT_MOST])) + (", …" if len(unused) > _NAMED_AT_MOST else "")
-        note(f"no label asks for {counted(len(unused), 'class', 'classes')} of {arguments.descriptions}: {named}")
+        classes = counted(len(unused), "class", "classes")
+        note(f"no label asks for {classes} of {arguments.descriptions}: {quoted(unused)}")
     return labels, texts
 
 

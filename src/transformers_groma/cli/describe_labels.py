@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import write_file
-from .._words import counted
+from .._words import counted, quoted
 from .arguments import CommandError, add_command, errors_of, positive
 from .endpoint_arguments import add_endpoint_arguments
 from .label_arguments import LABELS_HELP, labels_of
@@ -265,8 +265,7 @@ def _notes(described: "Described", files: "DescribingFiles") -> list[str]:
     """What deserves a look, though the file is written."""
     notes = []
     if described.unanswered:
-        labels = list(described.unanswered)
-        named = ", ".join(map(repr, labels[:_NAMED_AT_MOST])) + (", …" if len(labels) > _NAMED_AT_MOST else "")
+        named = quoted(list(described.unanswered))
         notes.append(
             f"without an answer: {counted(sum(described.unanswered.values()), 'question')}, about {named}: "
             f"{files.asking.failures} says why; the same command with --overwrite asks them again"

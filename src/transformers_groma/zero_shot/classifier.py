@@ -18,7 +18,7 @@ from .label_texts import texts_of_labels
 from .methods import METHODS, Method, method_of
 from .region_views import views_of_boxes
 from .rgb_images import read_rgb
-from .scores import SCORES, view_weights, weighted_sum
+from .scores import SCORES, pooled_views, view_weights
 from .temperatures import check_temperature, default_temperatures
 from .text_forms import DEFAULT_TEMPLATE
 from .view_features import ViewFeatures, encode_views
@@ -250,7 +250,7 @@ class CrossAlignmentClassifier:
 
     def scores(self, features: ViewFeatures) -> Tensor:
         """The scores of images whose views are encoded: `(B, C)`, in the order of the labels."""
-        pooled = weighted_sum(features.views, self.weights(features))
+        pooled = pooled_views(features.views, features.whole, self.image_temperature, features.is_padding)
         return SCORES[self.score](pooled, self.texts.pooled)
 
     def classify(self, images: Any, explain: bool = False, boxes: Any = None) -> list[Classification]:

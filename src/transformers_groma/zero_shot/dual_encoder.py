@@ -20,6 +20,7 @@ from ..loading_options import LoadingOptions
 from .encoder_interface import check_dual_encoder, context_length, is_sigmoid_encoder, logit_scale_and_bias
 from .encoder_loading import load_encoder
 from .image_preparation import ImagePreparation
+from .views import check_count
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ class DualEncoder:
     ) -> None:
         check_dual_encoder(model)
         for name, value in (("batch_size", batch_size), ("max_kept_texts", max_kept_texts)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+            check_count(value, name)
         for half in ("image_processor", "tokenizer"):
             if getattr(processor, half, None) is None:
                 raise ValueError(

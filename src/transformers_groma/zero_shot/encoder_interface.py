@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 
 _FUNCTIONS = ("get_image_features", "get_text_features")
-_REMEDY = "Pass a CLIP, SigLIP, ALIGN or another model with an image and a text encoder."
 # Tokenizers without a limit say 1e30.
 _NO_LIMIT = 10**6
 # The tokens of every text that SigLIP and SigLIP 2 were trained with, padding included.
@@ -26,11 +25,31 @@ def check_dual_encoder(model: Any) -> None:
     Traceback (most recent call last):
     ValueError: A Linear is not a dual encoder, as it has no `get_image_features`. ...
     """
-    lacking = next((name for name in _FUNCTIONS if not callable(getattr(model, name, None))), None)
-    if lacking is None and _parameter(model, "logit_scale") is None and _parameter(model, "temperature") is None:
-        lacking = "logit_scale"
-    if lacking is not None:
-        raise ValueError(f"A {type(model).__name__} is not a dual encoder, as it has no `{lacking}`. {_REMEDY}")
+    check_encoder_functions(model, type(model))
+    if _parameter(model, "logit_scale") is None and _parameter(model, "temperature") is None:
+        raise ValueError(_not_a_dual_encoder(type(model), "logit_scale"))
+
+
+def check_encoder_functions(model: Any, model_class: type) -> None:
+    """Check that a model has functions that encode images and texts.
+
+    Args:
+        model: any object; or the class itself, before a model of it is loaded.
+        model_class (`type`): its class, for the error.
+
+    Raises:
+        ValueError: it lacks a function; the message names both.
+    """
+    for name in _FUNCTIONS:
+        if not callable(getattr(model, name, None)):
+            raise ValueError(_not_a_dual_encoder(model_class, name))
+
+
+def _not_a_dual_encoder(model_class: type, lacking: str) -> str:
+    return (
+        f"A {model_class.__name__} is not a dual encoder, as it has no `{lacking}`. Pass a CLIP, SigLIP, ALIGN or "
+        "another model with an image and a text encoder."
+    )
 
 
 def is_sigmoid_encoder(model: Any) -> bool:
@@ -100,4 +119,10 @@ def _parameter(model: Any, name: str) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
 
 
-__all__ = ["check_dual_encoder", "context_length", "is_sigmoid_encoder", "logit_scale_and_bias"]
+__all__ = [
+    "check_dual_encoder",
+    "check_encoder_functions",
+    "context_length",
+    "is_sigmoid_encoder",
+    "logit_scale_and_bias",
+]

@@ -17,6 +17,7 @@ from transformers import (
 from ..hub_models import find_model, loading_model
 from ..loading import load_config, load_weights
 from ..loading_options import AS_SAVED, LoadingOptions
+from .encoder_interface import check_encoder_functions
 
 
 def load_encoder(
@@ -57,12 +58,7 @@ def _check_class(config: Any) -> None:
     model_class = MODEL_MAPPING.get(type(config), None)
     if model_class is None or not hasattr(model_class, "from_pretrained"):
         return  # a class that the library does not choose by itself: the model is checked once it is loaded
-    for function in ("get_image_features", "get_text_features"):
-        if not hasattr(model_class, function):
-            raise ValueError(
-                f"A {model_class.__name__} is not a dual encoder, as it has no `{function}`. Pass a CLIP, SigLIP, "
-                "ALIGN or another model with an image and a text encoder."
-            )
+    check_encoder_functions(model_class, model_class)
 
 
 def _load_processor(name: str | os.PathLike[str], revision: str | None) -> Any:

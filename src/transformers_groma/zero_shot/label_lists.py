@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from .._text import split_lines
-from .._words import counted, is_one_line
+from .._words import counted, is_one_line, quoted
 from .input_files import kind_of, read_input_json, read_input_text
 from .text_forms import display_name
 
@@ -112,10 +112,10 @@ class DistinctNames:
         if not self.shared:
             return None
         lost = len(self.of_classes) - len(self.names)
-        first = ", ".join(map(repr, self.shared[:5])) + (", …" if len(self.shared) > 5 else "")
+        names = counted(len(self.names), "distinct name")
         return (
-            f"{len(self.of_classes)} classes have {counted(len(self.names), 'distinct name')} ({first}): a predicted "
-            f"name counts as its first class, so {counted(lost, 'class', 'classes')} can never be right"
+            f"{len(self.of_classes)} classes have {names} ({quoted(self.shared)}): a predicted name counts as its "
+            f"first class, so {counted(lost, 'class', 'classes')} can never be right"
         )
 
 

@@ -15,6 +15,7 @@ from ..loading_options import AS_SAVED, LoadingOptions
 from ..model_files import PROPOSING_MODELS
 from ..regions import Regions, regions_of_slots, with_extent
 from .region_squares import CONTEXT, distinct_squares, squares_of_boxes
+from .views import check_count
 
 # As many as the random squares of the paper.
 REGION_COUNT = 60
@@ -63,8 +64,7 @@ class RegionViews:
                 "`boxes`."
             )
         for name, value in (("region_count", region_count), ("batch_size", batch_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+            check_count(value, name)
         squares_of_boxes([], (1, 1), context)  # refuses a context that is not one
         self.model = model.eval()
         self.image_processor = getattr(processor, "image_processor", processor)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .class_texts import ClassTexts
-from .scores import SCORES, view_weights, weighted_sum
+from .scores import SCORES, pooled_views
 from .view_features import ViewFeatures
 from .views import check_count
 
@@ -100,14 +100,11 @@ def scores_of_draws(
             f"`indices` must be from 0 to {pool_size - 1}, as each image has {pool_size} views, got "
             f"{int(indices[is_beyond][0])}: draw them with `draw_indices({pool_size}, …)`, or encode more views."
         )
-    return torch.stack([SCORES[score](_pooled(features, drawn, temperature), texts.pooled) for drawn in indices])
-
-
-def _pooled(features: ViewFeatures, drawn: Tensor, temperature: float) -> Tensor:
-    is_padding = features.is_padding[:, drawn]
-    weights = view_weights(features.similarities[:, drawn], temperature, is_padding)
-    pooled = weighted_sum(features.views[:, drawn], weights)
-    return torch.where(is_padding.all(dim=1, keepdim=True), features.whole, pooled)
+    pooled = (
+        pooled_views(features.views[:, drawn], features.whole, temperature, features.is_padding[:, drawn])
+        for drawn in indices
+    )
+    return torch.stack([SCORES[score](images, texts.pooled) for images in pooled])
 
 
 def repeated_accuracy(scores: Tensor, targets: Tensor) -> RepeatedAccuracy:

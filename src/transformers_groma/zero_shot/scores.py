@@ -68,6 +68,44 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("...nd,...n->...d", features.float(), weights.float())
 
 
+def view_similarities(views: Tensor, whole: Tensor) -> Tensor:
+    """How alike each view is to its whole image.
+
+    Args:
+        views (`Tensor` of shape `(B, V, D)`): features of views; 0 for padding.
+        whole (`Tensor` of shape `(B, D)`): features of the whole images.
+
+    Returns:
+        `Tensor` of shape `(B, V)`: cosines; 0 for padding.
+    """
+    return torch.einsum("bvd,bd->bv", views, whole)
+
+
+def pooled_views(views: Tensor, whole: Tensor, temperature: float, is_padding: Tensor) -> Tensor:
+    """Each image as one vector: the weighted sum of its views. An image without any view counts as a whole.
+
+    Args:
+        views (`Tensor` of shape `(B, V, D)`): features of views; V may be 0.
+        whole (`Tensor` of shape `(B, D)`): features of the whole images, by which views are weighed.
+        temperature (`float`): see [`view_weights`].
+        is_padding (`Tensor` of shape `(B, V)`, bool): where an image has fewer views.
+
+    Returns:
+        `Tensor` of shape `(B, D)`, float32.
+
+    Example:
+    >>> whole, views = torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.8, 0.6], [0.8, -0.6]]])
+    >>> pooled_views(views, whole, 1.0, torch.tensor([[False, False]]))
+    tensor([[0.8000, 0.0000]])
+    >>> pooled_views(views, whole, 1.0, torch.tensor([[True, True]]))
+    tensor([[1., 0.]])
+    """
+    if views.shape[1] == 0:
+        return whole.float()
+    weights = view_weights(view_similarities(views, whole), temperature, is_padding)
+    return torch.where(is_padding.all(dim=1, keepdim=True), whole.float(), weighted_sum(views, weights))
+
+
 def paper_scores(images: Tensor, labels: Tensor) -> Tensor:
     """The score as the paper draws it: the weighted sum of the similarities of all views and descriptions.
 
@@ -131,8 +169,10 @@ __all__ = [
     "SCORES",
     "description_weights",
     "paper_scores",
+    "pooled_views",
     "released_scores",
     "similarity_matrix",
+    "view_similarities",
     "view_weights",
     "weighted_sum",
 ]

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from .dual_encoder import DualEncoder
+from .scores import view_similarities
 from .views import Views
 
 
@@ -33,7 +34,7 @@ class ViewFeatures:
     @property
     def similarities(self) -> Tensor:
         """How alike each view is to its whole image: cosines, `(B, V)`; 0 for padding."""
-        return torch.einsum("bvd,bd->bv", self.views, self.whole)
+        return view_similarities(self.views, self.whole)
 
 
 def encode_views(

@@ -153,11 +153,10 @@ def _evenly(last: int, count: int) -> list[int]:
 
 
 def check_count(count: int, name: str = "count") -> None:
-    """Refuse a number of views that is not a positive integer."""
+    """Refuse a number of views, or of anything else, that is not a positive integer."""
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer, got {count!r}; for the whole image alone pass `views=None`."
-        )
+        remedy = "; for the whole image alone pass `views=None`" if name == "view_count" else ""
+        raise ValueError(f"`{name}` must be a positive integer, got {count!r}{remedy}.")
 
 
 def check_fraction(side: float, name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..._words import counted
+from ...zero_shot.text_forms import display_name
 
 # Names in an error; the rest is counted.
 _SHOWN = 5
@@ -54,14 +55,14 @@ def classes_of(given: Sequence[str], names: Sequence[str] | None = None, what: s
             f"the file of labels has {counted(len(names), 'name')}, and the dataset has {len(given)} {what}: it needs "
             f"one for each, in the order of the classes ({_listed(given)})."
         )
-    shown = [name.replace("_", " ").strip() for name in (given if names is None else names)]
+    shown = [display_name(name) for name in (given if names is None else names)]
     for index, name in enumerate(shown):
         if not name:
             raise ValueError(f"class {index} has no name: {given[index]!r}. Name all classes in a file of labels.")
     if names is not None:
         place = {name: index for index, name in enumerate(shown)}
         for index, name in enumerate(given):
-            own = name.replace("_", " ").strip()
+            own = display_name(name)
             # Names of the dataset's own in another order would be wrong answers without a word.
             if own != shown[index] and own in place:
                 raise ValueError(
@@ -93,10 +94,10 @@ def classes_of_texts(labels: Sequence[str], names: Sequence[str] | None = None) 
         return classes_of(distinct)
     place: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        place.setdefault(name.replace("_", " ").strip(), []).append(index)
+        place.setdefault(display_name(name), []).append(index)
     given = list(names)
     for label in distinct:
-        found = place.get(label.replace("_", " ").strip(), [])
+        found = place.get(display_name(label), [])
         if not found:
             raise ValueError(
                 f"the label {label!r} is not in the file of labels{_nearest(label, names)}: it names all classes, "
@@ -108,7 +109,7 @@ def classes_of_texts(labels: Sequence[str], names: Sequence[str] | None = None) 
                 "rows with it could be of either: pass a dataset whose labels are numbers."
             )
         given[found[0]] = label
-    return ClassNames(tuple(given), tuple(name.replace("_", " ").strip() for name in names))
+    return ClassNames(tuple(given), tuple(display_name(name) for name in names))
 
 
 def only(classes: ClassNames, names: Sequence[str]) -> np.ndarray:
@@ -135,7 +136,7 @@ def only(classes: ClassNames, names: Sequence[str]) -> np.ndarray:
             by_name.setdefault(name, set()).add(index)
     chosen: set[int] = set()
     for name in names:
-        found = by_name.get(name) or by_name.get(name.replace("_", " ").strip())
+        found = by_name.get(name) or by_name.get(display_name(name))
         if found is None:
             raise ValueError(f"{name!r} is not a class of the dataset{_nearest(name, classes.shown)}.")
         chosen |= found

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..._files import complete_file, write_files
 from ..._locks import one_writer
-from ..._words import counted
+from ..._words import counted, quoted
 from ...zero_shot.dual_encoder import DualEncoder
 from ...zero_shot.label_lists import DistinctNames, distinct_names
 from ...zero_shot.label_texts import LabelTexts
@@ -224,8 +224,9 @@ def _unused(texts: Mapping[str, Sequence[LabelTexts]]) -> list[str]:
     said = []
     for unused in dict.fromkeys(one.unused for of_repeats in texts.values() for one in of_repeats):
         if unused:
-            first = ", ".join(map(repr, unused[:5])) + (", …" if len(unused) > 5 else "")
-            said.append(f"a file of texts also has {counted(len(unused), 'class name')} of no class here: {first}")
+            said.append(
+                f"a file of texts also has {counted(len(unused), 'class name')} of no class here: {quoted(unused)}"
+            )
     return said
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...zero_shot.region_views import RegionViews
 from ...zero_shot.released_protocol import POOL_SIZE
-from ...zero_shot.scores import view_weights, weighted_sum
-from ...zero_shot.view_sources import VIEW_SOURCES, views_of_images
+from ...zero_shot.scores import pooled_views, view_similarities, view_weights
+from ...zero_shot.view_sources import views_of_images
 from ...zero_shot.views import BOUNDS, RELEASED_BOUNDS, Views
 from ..fingerprints import model_sha256
 from .image_features import WHOLE, EncodedImages, EncodedViews, ViewSet, whole_image
@@ -88,16 +88,12 @@ def pooled_images(images: EncodedImages, plan: ViewPlan | None, repeat: int, tem
     if plan is None:
         return whole
     views = plan.views(images, repeat)
-    if views.features.shape[1] == 0:
-        return whole
-    weights = weights_of_views(whole, views, temperature)
-    return torch.where(views.is_padding.all(dim=1, keepdim=True), whole, weighted_sum(views.features, weights))
+    return pooled_views(views.features, whole, temperature, views.is_padding)
 
 
 def weights_of_views(whole: Tensor, views: EncodedViews, temperature: float) -> Tensor:
     """How much each view counts, `(B, V)`; 0 for padding. `whole` are the features of the whole images, `(B, D)`."""
-    similarities = torch.einsum("bvd,bd->bv", views.features, whole)
-    return view_weights(similarities, temperature, views.is_padding)
+    return view_weights(view_similarities(views.features, whole), temperature, views.is_padding)
 
 
 def plan_views(
@@ -227,7 +223,6 @@ def views_of_image(views: EncodedViews, kinds: Sequence[str], index: int) -> tup
 
 
 __all__ = [
-    "VIEW_SOURCES",
     "ViewKind",
     "ViewPlan",
     "plan_released_views",
