@@ -217,7 +217,9 @@ def main() -> None:
             results[name] = {"n": count, "seconds": seconds, "growth": round(growth, 2)}
             shown = "  ".join(f"{value * 1000:9.1f}" for value in seconds)
             print(f"{name:<40} n {count:>9}  ms at n, 2n, 4n: {shown}   growth {growth:.2f}", flush=True)
-    print(json.dumps({"benchmark": "scaling", "python": sys.version.split()[0], "results": results}))
+    growths = {name: result["growth"] for name, result in results.items()}
+    python = sys.version.split()[0]
+    print(json.dumps({"benchmark": "scaling", "python": python, "ratios": growths, "results": results}))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def main() -> None:
             "parameters_of_language_model": sum(w.numel() for w in model.model.language_model.parameters()),
         }
         print(f"{name:<12} {ours:7.3f} s   baseline {before:7.3f} s   {before / ours:.2f}x   images {vision:.3f} s")
-    print(json.dumps({"benchmark": "training", "threads": arguments.threads, "results": results}))
+    ratios = {name: result["over_baseline"] for name, result in results.items()}
+    print(json.dumps({"benchmark": "training", "threads": arguments.threads, "ratios": ratios, "results": results}))
 
 
 if __name__ == "__main__":
