@@ -42,6 +42,13 @@ def edges(image: Image.Image, color: tuple[int, int, int]) -> set[tuple[int, int
     return set(zip(columns.tolist(), rows.tolist(), strict=True))
 
 
+def test_another_image_than_the_classified_one_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`image` has 379x400 .*, but the views of the classification reach to 380, 250"
+    ):
+        draw_classification(Image.new("RGB", (379, 400)), classified())
+
+
 def test_places_by_weight_each_with_what_it_fits_best():
     places = classified().explanation.places("cat", n=2)
     assert [place.view_xyxy for place in places] == [(200, 60, 380, 240), (10, 10, 110, 110)]

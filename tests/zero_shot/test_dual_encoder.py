@@ -279,6 +279,66 @@ def test_features_that_are_not_finite_name_text_and_image(clip, first_case):
         classifier.classify(first_case.images)
 
 
+def test_features_of_zeros_are_refused(clip, first_case, monkeypatch):
+    """BLIP's small numbers are zeros in half precision: all labels would have one score."""
+    clip.model.half()
+    monkeypatch.setattr(clip.model, "get_image_features", lambda pixel_values: torch.zeros(len(pixel_values), 24))
+    with pytest.raises(ValueError, match=r"features that are all zero for image 0\. .* `dtype='float32'`"):
+        clip.encode_images(first_case.images)
+
+
+@pytest.mark.parametrize("scale", [torch.nan, 200.0])
+def test_a_logit_scale_without_probabilities_is_refused(clip, scale):
+    with torch.no_grad():
+        clip.model.logit_scale.fill_(scale)
+    with pytest.raises(ValueError, match="The logit scale and bias of CLIPModel are (nan|inf) and 0.0"):
+        clip.probabilities(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("family", ["clip", "align"])
+def test_a_model_without_weights_in_memory_is_refused(family):
+    model, processor = build(family)
+    with pytest.raises(ValueError, match="has no weights in memory: it is on the device `meta`"):
+        DualEncoder(model.to("meta"), processor)
+
+
+def test_texts_of_another_adapter_are_encoded_again(clip):
+    peft = pytest.importorskip("peft")
+    before = clip.encode_texts(TEXTS)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+    clip.model = peft.get_peft_model(clip.model, config)
+    adapted = clip.encode_texts(TEXTS)
+    assert not torch.allclose(adapted, before, atol=1e-3)
+    with clip.model.disable_adapter():
+        assert torch.equal(clip.encode_texts(TEXTS), before)
+    assert torch.equal(clip.encode_texts(TEXTS), adapted)
+    clip.model.merge_adapter()
+    torch.testing.assert_close(clip.encode_texts(TEXTS), adapted, atol=1e-5, rtol=0)
+
+
+def test_calls_as_the_pipeline_encode_a_text_once(first_case, monkeypatch):
+    """Of a SigLIP whose tokenizer makes a mask, too: its features with the mask are kept apart."""
+    model, processor = build("siglip")
+    counts = []
+    encode = model.get_text_features
+    monkeypatch.setattr(
+        model,
+        "get_text_features",
+        lambda input_ids, attention_mask=None: counts.append(len(input_ids)) or encode(input_ids, attention_mask),
+    )
+    classifier = CrossAlignmentClassifier(model, processor, views=None)
+    first = classifier(first_case.images[0], candidate_labels=LABELS)
+    assert classifier(first_case.images[0], candidate_labels=LABELS) == first
+    assert counts == [4]
+    classifier.encoder.forget_texts()
+    classifier(first_case.images[0], candidate_labels=LABELS)
+    assert counts == [4, 4]
+
+
+def test_texts_may_come_from_a_generator(clip):
+    assert torch.equal(clip.encode_texts(text for text in TEXTS), clip.encode_texts(TEXTS))
+
+
 @pytest.mark.parametrize("texts", ["a text", [""], [" "], ["round.", 3], [None]])
 def test_texts_are_texts(clip, texts):
     with pytest.raises(ValueError, match="`texts` must be"):

@@ -1,5 +1,7 @@
 """Images are prepared exactly as by the image processor, fast where that is possible, and in calls that fit a CPU."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import (
 )
 
 from transformers_groma.zero_shot.dual_encoder import CPU_IMAGES
-from transformers_groma.zero_shot.image_preparation import ImagePreparation
+from transformers_groma.zero_shot.image_preparation import Crop, ImagePreparation
 
 SQUARE = {"height": 32, "width": 32}
 EDGE = {"shortest_edge": 32}
@@ -133,6 +135,26 @@ def test_a_cpu_gets_few_images_in_a_call_and_the_features_are_the_same(first_cas
     monkeypatch.setattr(encoder, "batch_size", 5)
     encoder.encode_images(images[:7])
     assert sizes == [CPU_IMAGES, 3, 5, 2]
+
+
+def test_views_of_a_large_image_are_cut_out_one_at_a_time(first_case, monkeypatch):
+    parts: list[weakref.ref] = []
+    most = 0
+    crop = Image.Image.crop
+
+    def watched(image, box):
+        nonlocal most
+        part = crop(image, box)
+        parts.append(weakref.ref(part))
+        most = max(most, sum(reference() is not None for reference in parts))
+        return part
+
+    image = Image.new("RGB", (90, 60), "red")
+    expected = first_case.encoder.encode_images([image.crop((index, 0, index + 40, 40)) for index in range(30)])
+    monkeypatch.setattr(Image.Image, "crop", watched)
+    found = first_case.encoder.encode_images(Crop(image, (index, 0, index + 40, 40)) for index in range(30))
+    assert torch.equal(found, expected)
+    assert 1 <= most <= 2
 
 
 def test_an_error_of_the_processor_is_raised(first_case, monkeypatch):

@@ -126,7 +126,10 @@ def test_labels_in_one_text(classifier):
     [
         ({"candidate_labels": []}, "must have at least one label"),
         ({"candidate_labels": ["cloud", "cloud"]}, "'cloud' is there twice"),
-        ({"candidate_labels": LABELS, "hypothesis_template": "a photo"}, r"\{\}"),
+        (
+            {"candidate_labels": LABELS, "hypothesis_template": "a photo"},
+            r"`hypothesis_template`: 'a photo' has no \{\}",
+        ),
         ({"hypothesis_template": "a {}."}, "is for `candidate_labels`"),
         ({}, "has no labels"),
     ],

@@ -70,6 +70,36 @@ def test_indices_beyond_the_pool_are_refused(first_case):
             scores_of_draws(features, torch.tensor(indices), classifier.texts, 10.0)
 
 
+@pytest.mark.parametrize(
+    ("indices", "settings", "message"),
+    [
+        (torch.zeros(1, 2), (10.0,), r"`indices` must be integers of shape \(repeats, views\), got torch.float32"),
+        ([0, 1], (10.0,), r"`indices` must be integers of shape .* of shape \(2,\)"),
+        ([[0, 1]], (float("nan"),), "`temperature` must be a finite number above 0, got nan"),
+        ([[0, 1]], (10.0, "cosine"), "`score` must be one of 'paper', 'released', got 'cosine'"),
+    ],
+)
+def test_draws_out_of_range_are_refused(first_case, indices, settings, message):
+    classifier = first_case.classifier(view_count=3)
+    with pytest.raises(ValueError, match=message):
+        scores_of_draws(classifier.encode(first_case.images[:1]), indices, classifier.texts, *settings)
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "message"),
+    [
+        (torch.zeros(1, 2, 4), [0, 4], "`targets` must be indices of labels, from 0 to 3, got 4"),
+        (torch.zeros(1, 2, 4), [0, -1], "got -1"),
+        (torch.zeros(1, 2, 4), [0, 0.5], "got 0.5"),
+        (torch.zeros(1, 2, 4), [[0], [1]], r"one index for each of the 2 images, got \(2, 1\)"),
+        (torch.full((1, 2, 4), torch.nan), [0, 0], "`scores` have values that are NaN"),
+    ],
+)
+def test_what_has_no_accuracy_is_refused(scores, targets, message):
+    with pytest.raises(ValueError, match=message):
+        repeated_accuracy(scores, targets)
+
+
 def test_accuracy_is_the_mean_and_the_deviation_that_of_a_population():
     scores = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.9, 0.1], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]])
     accuracy = repeated_accuracy(scores, torch.tensor([0, 1]))

@@ -148,8 +148,9 @@ class Explanation:
             `list[Support]`
 
         Raises:
-            ValueError: a label that the classifier does not have.
+            ValueError: a label that the classifier does not have, or a number below 0.
         """
+        _check_number(n)
         contributions, similarities = self.contributions(label), self.similarities(label)
         best = contributions.flatten().topk(min(n, contributions.numel())).indices
         descriptions = self.descriptions(label)
@@ -180,8 +181,9 @@ class Explanation:
             `list[Place]`: by falling weight.
 
         Raises:
-            ValueError: a label that the classifier does not have.
+            ValueError: a label that the classifier does not have, or a number below 0.
         """
+        _check_number(n)
         contributions, similarities = self.contributions(label).sum(dim=1), self.similarities(label)
         descriptions = self.descriptions(label)
         places = []
@@ -198,6 +200,12 @@ class Explanation:
                 )
             )
         return places
+
+
+def _check_number(n: int) -> None:
+    """Refuse what is not a number of places or of pairs."""
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise ValueError(f"How many are wanted must be a whole number of at least 0, got {n!r}.")
 
 
 @dataclass(frozen=True, eq=False)

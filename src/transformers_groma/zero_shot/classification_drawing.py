@@ -56,7 +56,8 @@ def draw_classification(
         `PIL.Image.Image`: a new RGB image, the upright image at its top left. Small images are enlarged.
 
     Raises:
-        ValueError: no explanation, no such label, or `image` is not a PIL image with pixels.
+        ValueError: no explanation, no such label, or `image` is not a PIL image with pixels, or smaller than what was
+            classified.
 
     Example:
     >>> from PIL import Image
@@ -73,6 +74,12 @@ def draw_classification(
     label = classification.scores[0].label if label is None else label
     found = classification.explanation.places(label, places)
     upright = RegionCanvas(image).image
+    right, bottom = classification.explanation.views_xyxy[:, 2:].amax(dim=0).tolist()
+    if right > upright.width or bottom > upright.height:
+        raise ValueError(
+            f"`image` has {upright.width}x{upright.height} (width x height) pixels, but the views of the "
+            f"classification reach to {right}, {bottom}: pass the image that was classified, in its size."
+        )
     scale = max(1, -(-LEAST_SIDE // max(upright.size)))
     if scale > 1:
         upright = upright.resize([side * scale for side in upright.size], Image.Resampling.BICUBIC)

@@ -14,13 +14,13 @@ from .class_texts import ClassTexts, encode_class_texts
 from .classification import Classification, Explanation, LabelScore
 from .dual_encoder import BATCH_SIZE, DualEncoder, batches
 from .image_arguments import images_with_boxes, is_one_image
-from .label_texts import texts_of_labels
+from .label_texts import check_descriptions, texts_of_labels
 from .methods import METHODS, Method, method_of
 from .region_views import views_of_boxes
 from .rgb_images import read_rgb
-from .scores import SCORES, pooled_views, view_weights
+from .scores import SCORES, check_score, pooled_views, view_weights
 from .temperatures import check_temperature, default_temperatures
-from .text_forms import DEFAULT_TEMPLATE
+from .text_forms import DEFAULT_TEMPLATE, check_templates
 from .view_features import ViewFeatures, encode_views
 from .view_sources import Proposer, check_view_source, views_of_images
 from .views import BOUNDS, Views, check_bounds, check_count
@@ -155,8 +155,7 @@ class CrossAlignmentClassifier:
         check_bounds(bounds)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"`seed` must be a non-negative integer, got {seed!r}.")
-        if score not in SCORES:
-            raise ValueError(f"`score` must be one of {', '.join(map(repr, SCORES))}, got {score!r}.")
+        check_score(score)
         defaults = default_temperatures(encoder.model.config.model_type)
         self.image_temperature = check_temperature(
             defaults.image if image_temperature is None else image_temperature, "image_temperature"
@@ -173,7 +172,7 @@ class CrossAlignmentClassifier:
         self._labels: tuple[str, ...] = ()
         self._encoded: tuple[Any, ClassTexts] | None = None
         if labels is not None or descriptions is not None:
-            self._set_labels(list(descriptions) if labels is None else labels)
+            self._set_labels(list(check_descriptions(descriptions)) if labels is None else labels)
 
     def _set_labels(self, labels: Sequence[str]) -> None:
         self._label_texts = texts_of_labels(
@@ -236,6 +235,8 @@ class CrossAlignmentClassifier:
         Returns:
             `ViewFeatures`
         """
+        if not images:
+            raise ValueError("`images` holds no image: pass at least one.")
         return encode_views(self.encoder, images, self.views_of(images) if places is None else places, first)
 
     def views_of(self, images: Sequence[Image.Image]) -> list[Views]:
@@ -358,6 +359,8 @@ class CrossAlignmentClassifier:
         classifier = self
         if candidate_labels is not None:
             classifier = copy.copy(self)
+            if hypothesis_template is not None:
+                check_templates([hypothesis_template], "`hypothesis_template`")
             if self._descriptions is None and self._templates is None and self.method.uses_templates:
                 classifier.method = METHODS["wca"] if self.method.pools_views else METHODS["template"]
                 classifier._templates = [PIPELINE_TEMPLATE if hypothesis_template is None else hypothesis_template]

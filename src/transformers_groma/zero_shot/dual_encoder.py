@@ -17,9 +17,15 @@ from .._run_ahead import run_ahead
 from ..image_inputs import shortened
 from ..loading import best_device, usable_device
 from ..loading_options import LoadingOptions
-from .encoder_interface import check_dual_encoder, context_length, is_sigmoid_encoder, logit_scale_and_bias
+from .encoder_interface import (
+    active_adapters,
+    check_dual_encoder,
+    context_length,
+    is_sigmoid_encoder,
+    logit_scale_and_bias,
+)
 from .encoder_loading import load_encoder
-from .image_preparation import ImagePreparation
+from .image_preparation import Crop, ImagePreparation
 from .views import check_count
 
 logger = logging.getLogger(__name__)
@@ -83,6 +89,7 @@ class DualEncoder:
         self._noted_a_cut = False
         self._width: int | None = None
         self._masks_siglip = False
+        self._pipeline_twin: DualEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -121,10 +128,11 @@ class DualEncoder:
             `Tensor` of shape `(n, D)`, float32, of length 1, on the CPU.
 
         Raises:
-            ValueError: something that is not a text, or features that are not finite.
+            ValueError: something that is not a text, or features that are not finite or all zero.
         """
         if isinstance(texts, str):
             raise ValueError(f"`texts` must be a list of texts, got the text {shortened(texts)}: pass [{texts!r}].")
+        texts = list(texts)
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"`texts` must be texts with at least one character each, got {text!r}.")
@@ -174,20 +182,20 @@ class DualEncoder:
 
     @torch.no_grad()
     def encode_images(
-        self, images: Iterable[Image.Image], name: Callable[[int], str] = lambda index: f"image {index}"
+        self, images: Iterable[Image.Image | Crop], name: Callable[[int], str] = lambda index: f"image {index}"
     ) -> Tensor:
         """The features of images, or of views of them.
 
         Args:
-            images (`Iterable[PIL.Image.Image]`): upright, of mode RGB. They are asked for `batch_size` at a time, so
-                that a generator of views holds no more in memory.
+            images (`Iterable` of `PIL.Image.Image` or [`Crop`]): upright, of mode RGB. They are asked for `batch_size`
+                at a time, so that a generator of images holds no more in memory.
             name (`Callable[[int], str]`): how an error names an image, by its number.
 
         Returns:
             `Tensor` of shape `(n, D)`, float32, of length 1, on the CPU.
 
         Raises:
-            ValueError: features that are not finite.
+            ValueError: features that are not finite or all zero.
         """
         features: list[Tensor] = []
         count = 0
@@ -242,11 +250,14 @@ class DualEncoder:
 
     def _normalized(self, features: Tensor, name: Callable[[int], str]) -> Tensor:
         features = features.float().cpu()
-        is_broken = ~features.isfinite().all(dim=-1)
+        # Zeros are alike to nothing: all labels would get one score. Half precision rounds small numbers to them.
+        is_finite, is_zero = features.isfinite().all(dim=-1), (features == 0).all(dim=-1)
+        is_broken = ~is_finite | is_zero
         if is_broken.any():
             remedy = "" if self.model.dtype == torch.float32 else ", or load the model with `dtype='float32'`"
+            what = "all zero" if is_zero[is_broken][0] else "NaN or infinite"
             raise ValueError(
-                f"{type(self.model).__name__} gives features that are NaN or infinite for "
+                f"{type(self.model).__name__} gives features that are {what} for "
                 f"{name(int(is_broken.nonzero()[0]))}. Check the weights of the model{remedy}."
             )
         return torch.nn.functional.normalize(features, dim=-1)
@@ -260,23 +271,27 @@ class DualEncoder:
         Returns:
             `DualEncoder`: this one, or for such a tokenizer another one with the same model.
         """
-        if not is_sigmoid_encoder(self.model) or "attention_mask" not in self.tokenizer.model_input_names:
+        needs_mask = is_sigmoid_encoder(self.model) and "attention_mask" in self.tokenizer.model_input_names
+        if self._masks_siglip or not needs_mask:
             return self
-        other = copy.copy(self)
-        other._texts, other._masks_siglip = OrderedDict(), True
-        return other
+        if self._pipeline_twin is None:  # kept, as it keeps features of texts
+            self._pipeline_twin = copy.copy(self)
+            self._pipeline_twin._texts, self._pipeline_twin._masks_siglip = OrderedDict(), True
+        return self._pipeline_twin
 
     @property
-    def state(self) -> tuple[int, torch.dtype, torch.device]:
-        """Changes when the model's weights change in place, as in a step of training, or its dtype or device does."""
+    def state(self) -> tuple[Any, ...]:
+        """Changes when weights change in place, as in a step of training, or dtype, device or active adapters do."""
         parameters = self.model.parameters()
         steps = sum(parameter._version for parameter in parameters if not parameter.is_inference())
-        return steps, self.model.dtype, self.model.device
+        return steps, self.model.dtype, self.model.device, active_adapters(self.model)
 
     def forget_texts(self) -> None:
         """Drop the kept features of texts; needed after weights were written through `parameter.data`."""
         self._texts.clear()
         self._texts_state = self.state
+        if self._pipeline_twin is not None:
+            self._pipeline_twin.forget_texts()
 
     def logits(self, scores: Tensor) -> Tensor:
         """What the encoder makes of similarities: its own scale times them, plus its bias if it has one.

@@ -1,10 +1,12 @@
 """What a dual encoder of any family is asked: how long a text may be, its logit scale and bias, softmax or sigmoid."""
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
 
 _FUNCTIONS = ("get_image_features", "get_text_features")
+_SCALES = ("logit_scale", "temperature")
 # Tokenizers without a limit say 1e30.
 _NO_LIMIT = 10**6
 # The tokens of every text that SigLIP and SigLIP 2 were trained with, padding included.
@@ -18,7 +20,7 @@ def check_dual_encoder(model: Any) -> None:
         model: any object.
 
     Raises:
-        ValueError: it lacks a function or a logit scale; the message names its class.
+        ValueError: it lacks a function or a logit scale, or its weights are not in memory.
 
     Example:
     >>> check_dual_encoder(nn.Linear(1, 1))
@@ -26,8 +28,13 @@ def check_dual_encoder(model: Any) -> None:
     ValueError: A Linear is not a dual encoder, as it has no `get_image_features`. ...
     """
     check_encoder_functions(model, type(model))
-    if _parameter(model, "logit_scale") is None and _parameter(model, "temperature") is None:
+    if all(_parameter(model, name) is None for name in _SCALES):
         raise ValueError(_not_a_dual_encoder(type(model), "logit_scale"))
+    if any(getattr(model, name).is_meta for name in _SCALES if _parameter(model, name) is not None):
+        raise ValueError(
+            f"The {type(model).__name__} has no weights in memory: it is on the device `meta`, or offloaded. Load it "
+            "with `from_pretrained` and without `device_map`."
+        )
 
 
 def check_encoder_functions(model: Any, model_class: type) -> None:
@@ -72,6 +79,9 @@ def logit_scale_and_bias(model: Any) -> tuple[float, float]:
 
     Returns:
         `tuple[float, float]`: read from the weights at each call, as training changes them.
+
+    Raises:
+        ValueError: one of them is not finite: probabilities would be NaN.
     """
     scale = _parameter(model, "logit_scale")
     if scale is None:
@@ -81,7 +91,28 @@ def logit_scale_and_bias(model: Any) -> tuple[float, float]:
         limit = getattr(model, "max_log_logit_scale", None)  # AIMv2
         factor = (scale if limit is None else scale.clamp(0, limit)).exp()
     bias = _parameter(model, "logit_bias")
-    return float(factor), 0.0 if bias is None else float(bias)
+    factor, offset = float(factor), 0.0 if bias is None else float(bias)
+    if not (math.isfinite(factor) and math.isfinite(offset)):
+        raise ValueError(
+            f"The logit scale and bias of {type(model).__name__} are {factor} and {offset}, which are not finite. "
+            "Check the weights of the model."
+        )
+    return factor, offset
+
+
+def active_adapters(model: nn.Module) -> tuple[Any, ...]:
+    """Which adapters (LoRA and its kind) take part: switching one changes features, and no weight.
+
+    Args:
+        model (`Module`): with or without adapters of PEFT in it.
+
+    Returns:
+        `tuple`: an entry for each layer with adapters: those that are on, those merged, and whether all are off.
+    """
+    layers = [module for module in model.modules() if hasattr(module, "merged_adapters")]
+    return tuple(
+        (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters) for layer in layers
+    )
 
 
 def context_length(model: Any, tokenizer: Any) -> int | None:
@@ -120,6 +151,7 @@ def _parameter(model: Any, name: str) -> Tensor | None:
 
 
 __all__ = [
+    "active_adapters",
     "check_dual_encoder",
     "check_encoder_functions",
     "context_length",

@@ -6,6 +6,7 @@ resizes them as they are, and the whole batch is scaled and normalized at once, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,38 @@ from transformers.image_processing_backends import PilBackend
 
 # What a processor must not do in its own way.
 _STEPS = ("_preprocess", "preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A part of an image that is cut out where it is used. The views of a large photo take more memory than it does.
+
+    Args:
+        image (`PIL.Image.Image`): the whole.
+        box (`tuple[int, int, int, int]`): `xyxy` in absolute pixels, right and bottom exclusive.
+    """
+
+    image: Image.Image
+    box: tuple[int, int, int, int]
+
+    @property
+    def mode(self) -> str:
+        """The mode of the image."""
+        return self.image.mode
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.box[3] - self.box[1]
+
+
+def _cut(image: Image.Image | Crop) -> Image.Image:
+    return image.image.crop(image.box) if isinstance(image, Crop) else image
 
 
 class ImagePreparation:
@@ -31,11 +64,11 @@ class ImagePreparation:
     def __init__(self, image_processor: Any) -> None:
         self.image_processor = image_processor
 
-    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def __call__(self, images: Sequence[Image.Image | Crop]) -> dict[str, Tensor]:
         """Prepare images.
 
         Args:
-            images (`Sequence[PIL.Image.Image]`): of mode RGB.
+            images (`Sequence` of `PIL.Image.Image` or [`Crop`]): of mode RGB.
 
         Returns:
             `dict[str, Tensor]`: the tensors that the image processor gives, equal to the last bit.
@@ -54,11 +87,11 @@ class ImagePreparation:
         prepared[~torch.tensor(is_plain)] = others["pixel_values"]
         return {"pixel_values": prepared}
 
-    def _by_processor(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        inputs = self.image_processor(images=list(images), return_tensors="pt")
+    def _by_processor(self, images: Sequence[Image.Image | Crop]) -> dict[str, Tensor]:
+        inputs = self.image_processor(images=[_cut(image) for image in images], return_tensors="pt")
         return {name: values for name, values in inputs.items() if isinstance(values, Tensor)}
 
-    def _plain_size(self, image: Image.Image) -> tuple[int, int] | None:
+    def _plain_size(self, image: Image.Image | Crop) -> tuple[int, int] | None:
         """Width and height that an image is resized to, if that is all that happens to its shape."""
         processor = self.image_processor
         if not _has_usual_steps(processor) or image.mode != "RGB":
@@ -72,9 +105,9 @@ class ImagePreparation:
             return None
         return resized if not processor.do_center_crop or (crop.width, crop.height) == resized else None
 
-    def _plain(self, images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+    def _plain(self, images: Sequence[Image.Image | Crop], size: tuple[int, int]) -> Tensor:
         processor = self.image_processor
-        resized = np.stack([np.asarray(image.resize(size, processor.resample)) for image in images])
+        resized = np.stack([np.asarray(_cut(image).resize(size, processor.resample)) for image in images])
         channels_first = np.ascontiguousarray(resized.transpose(0, 3, 1, 2))
         # As the library: to float64, scaled, to float32, and only then the mean and deviation of each channel.
         pixels = (channels_first.astype(np.float64) * processor.rescale_factor).astype(np.float32)
@@ -99,4 +132,4 @@ def _has_usual_steps(processor: Any) -> bool:
     )
 
 
-__all__ = ["ImagePreparation"]
+__all__ = ["Crop", "ImagePreparation"]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .class_texts import ClassTexts
-from .scores import SCORES, pooled_views
+from .scores import SCORES, check_score, pooled_views
+from .temperatures import check_temperature
 from .view_features import ViewFeatures
 from .views import check_count
 
@@ -91,8 +92,16 @@ def scores_of_draws(
         `Tensor` of shape `(R, B, C)`. An image of whose views only padding was drawn is scored by its whole.
 
     Raises:
-        ValueError: indices beyond the pool.
+        ValueError: indices beyond the pool or not of this shape, a temperature out of range, or an unknown score.
     """
+    check_score(score)
+    check_temperature(temperature, "temperature")
+    indices = torch.as_tensor(indices)
+    if indices.ndim != 2 or 0 in indices.shape or indices.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"`indices` must be integers of shape (repeats, views), got {indices.dtype} of shape "
+            f"{tuple(indices.shape)}: draw them with `draw_indices`."
+        )
     pool_size = features.views.shape[1]
     is_beyond = (indices < 0) | (indices >= pool_size)
     if is_beyond.any():
@@ -118,7 +127,8 @@ def repeated_accuracy(scores: Tensor, targets: Tensor) -> RepeatedAccuracy:
         `RepeatedAccuracy`
 
     Raises:
-        ValueError: not one target for each image, or no image.
+        ValueError: not one target for each image, no image, a target that is not the index of a label, or scores
+            that are NaN.
 
     Example:
     >>> scores = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.9, 0.1], [0.3, 0.7]]])
@@ -126,10 +136,20 @@ def repeated_accuracy(scores: Tensor, targets: Tensor) -> RepeatedAccuracy:
     >>> accuracy.of_repeats, accuracy.mean, accuracy.deviation
     ((0.5, 1.0), 0.75, 0.25)
     """
-    if not len(targets) or scores.shape[1] != len(targets):
+    targets = torch.as_tensor(targets)
+    if targets.ndim != 1 or not len(targets) or scores.shape[1] != len(targets):
         raise ValueError(
-            f"`targets` must have one index for each of the {scores.shape[1]} images, got {len(targets)}."
+            f"`targets` must have one index for each of the {scores.shape[1]} images, got "
+            f"{len(targets) if targets.ndim == 1 else tuple(targets.shape)}."
         )
+    is_index = (targets >= 0) & (targets < scores.shape[2]) & (targets == targets.long())
+    if not is_index.all():
+        raise ValueError(
+            f"`targets` must be indices of labels, from 0 to {scores.shape[2] - 1}, got "
+            f"{targets[~is_index][0].item()}."
+        )
+    if scores.isnan().any():
+        raise ValueError("`scores` have values that are NaN: check the features and the temperatures they are from.")
     best = torch.from_numpy(scores.numpy().argmax(axis=-1))
     return RepeatedAccuracy(tuple((best == targets).double().mean(dim=1).tolist()))
 

@@ -165,8 +165,15 @@ def similarity_matrix(views: Tensor, descriptions: Tensor) -> Tensor:
 SCORES = {"paper": paper_scores, "released": released_scores}
 
 
+def check_score(score: str) -> None:
+    """Refuse a score that is not one of `SCORES`."""
+    if not isinstance(score, str) or score not in SCORES:
+        raise ValueError(f"`score` must be one of {', '.join(map(repr, SCORES))}, got {score!r}.")
+
+
 __all__ = [
     "SCORES",
+    "check_score",
     "description_weights",
     "paper_scores",
     "pooled_views",

@@ -40,6 +40,11 @@ def default_temperatures(model_type: str) -> Temperatures:
     return TEMPERATURES.get(model_type, UNTUNED)
 
 
+# Far beyond it a temperature times a cosine is infinite in float32, and weights are NaN. Long before, one view has all
+# of the weight.
+MAX_TEMPERATURE = 1e30
+
+
 def check_temperature(value: float, name: str) -> float:
     """A temperature as a float, if it can be one.
 
@@ -48,12 +53,12 @@ def check_temperature(value: float, name: str) -> float:
         name (`str`): of the argument.
 
     Raises:
-        ValueError: it is not a finite number above 0.
+        ValueError: it is not a number above 0 and at most 1e30.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TEMPERATURE:
         raise ValueError(
-            f"`{name}` must be a finite number above 0, got {value!r}; the paper has {math.exp(4):.3f} for images "
-            f"and {math.exp(2):.3f} for texts."
+            f"`{name}` must be a finite number above 0, got {value!r:.100} (1e30 at most); the paper has "
+            f"{math.exp(4):.3f} for images and {math.exp(2):.3f} for texts."
         )
     return float(value)
 

@@ -22,7 +22,7 @@ _AS_IT_STANDS = ("has", "often", "typically", "may", "can")
 
 
 def display_name(label: str) -> str:
-    """The name of a label as texts and files of descriptions have it: underscores are spaces.
+    """The name of a label as texts and files of descriptions have it: underscores are spaces, several are one.
 
     Args:
         label (`str`): a label, or the name of a class or folder.
@@ -34,7 +34,7 @@ def display_name(label: str) -> str:
     >>> display_name("wooden_box")
     'wooden box'
     """
-    return label.replace("_", " ").strip()
+    return " ".join(label.replace("_", " ").split())
 
 
 def fill_template(template: str, name: str) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from .dual_encoder import DualEncoder
+from .image_preparation import Crop
 from .scores import view_similarities
 from .views import Views
 
@@ -58,7 +59,7 @@ def encode_views(
     ]
     crops = list(_crops(places))
     features = encoder.encode_images(
-        (images[number] if box is None else images[number].crop(box) for number, box in crops),
+        (images[number] if box is None else Crop(images[number], box) for number, box in crops),
         name=lambda index: _named(first, *crops[index]),
     )
     count = max(map(len, places))

@@ -1,6 +1,7 @@
 """Where the views of images come from: random squares, a grid, the regions of a proposer, or several of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -9,6 +10,7 @@ from torch import Tensor
 from .rgb_images import seed_of_image
 from .views import Views, grid_squares, random_squares
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.uint16, torch.uint32)
 VIEW_SOURCES = ("random", "grid", "regions", "both")
 # Takes upright images and gives for each `(n, 4)` integer `xyxy` squares in absolute pixels, as `RegionViews` does.
 Proposer = Callable[[Sequence[Image.Image]], Sequence[Tensor]]
@@ -32,6 +34,11 @@ def check_view_source(source: str | None, proposer: Proposer | None) -> None:
         raise ValueError(
             f"`views={source!r}` needs a `proposer`: pass RegionViews.from_pretrained(…) of "
             "transformers_groma.zero_shot.region_views, or `views='random'`."
+        )
+    if needs_proposer and not callable(proposer):
+        raise ValueError(
+            f"`proposer` must be a function of images, or a RegionViews, got {proposer!r:.100}; the places of another "
+            "detector can be passed as `boxes` to `classify`."
         )
     if proposer is not None and not needs_proposer:
         raise ValueError(
@@ -75,19 +82,39 @@ def views_of_images(
             squares = random_squares(size, count, seed=seed_of_image(image, seed), bounds=bounds)
             views.append(Views.of_kind(squares, "random"))
     if proposer is not None:
-        for number, (squares, size, views) in enumerate(zip(proposer(images), sizes, parts, strict=True)):
-            views.append(Views.of_kind(_checked(torch.as_tensor(squares), size, number), "region"))
+        for number, (squares, size, views) in enumerate(zip(_proposed(proposer, images), sizes, parts, strict=True)):
+            views.append(Views.of_kind(_checked(squares, size, number), "region"))
     joined = [Views.joined(views) for views in parts]
     return [views if len(views) else Views.whole(size) for views, size in zip(joined, sizes, strict=True)]
 
 
-def _checked(squares: Tensor, size: tuple[int, int], number: int) -> Tensor:
+def _proposed(proposer: Proposer, images: Sequence[Image.Image]) -> list[Any]:
+    """What a proposer gives, one entry for each image."""
+    proposed = proposer(images)
+    if not isinstance(proposed, Iterable) or isinstance(proposed, (str, bytes, Mapping)):
+        raise ValueError(f"`proposer` must give a list with the views of each image, got {proposed!r:.100}.")
+    proposed = list(proposed)
+    if len(proposed) != len(images):
+        raise ValueError(
+            f"`proposer` must give one entry for each image, got {len(proposed)} for {len(images)}: an image in which "
+            "it finds nothing has an empty one."
+        )
+    return proposed
+
+
+def _checked(proposed: Any, size: tuple[int, int], number: int) -> Tensor:
     """The squares of a proposer, which may be the caller's own."""
-    squares = squares.cpu()
+    try:
+        squares = torch.as_tensor(proposed).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`proposer` must give integers of shape (number of views, 4) for each image, got {proposed!r:.100} for "
+            f"image {number} of its call: see `squares_of_boxes`."
+        ) from error
     if squares.numel() == 0:
         return torch.zeros(0, 4, dtype=torch.int64)
     height, width = size
-    if squares.ndim != 2 or squares.shape[1] != 4 or squares.is_floating_point() or squares.dtype == torch.bool:
+    if squares.ndim != 2 or squares.shape[1] != 4 or squares.dtype not in _INTEGERS:
         raise ValueError(
             f"`proposer` must give integers of shape (number of views, 4) for each image, got {squares.dtype} of "
             f"shape {tuple(squares.shape)} for image {number} of its call: see `squares_of_boxes`."
