@@ -75,12 +75,8 @@ dist: $(EXTRA)dev  ## sdist and wheel in dist/, the wheel made from the sdist
 	rm -rf dist
 	$(BIN)/python -m build
 
-bench: $(STAMP)  ## benchmarks: ratios against a named baseline in the same run
-	$(OFFLINE) $(BIN)/python benchmarks/bench_inference.py
-	$(OFFLINE) $(BIN)/python benchmarks/bench_kernels.py
-	$(OFFLINE) $(BIN)/python benchmarks/bench_serving.py
-	$(OFFLINE) $(BIN)/python benchmarks/bench_masks.py
-	$(OFFLINE) $(BIN)/python benchmarks/bench_mask_decoder.py
+bench: $(STAMP)  ## benchmarks: one table of ratios against named baselines, each of the same run
+	$(OFFLINE) $(BIN)/python benchmarks/run_all.py
 
 # Without a compiler the model runs on torch alone, which is slower and rounds a little differently.
 kernels: $(STAMP)  ## compile deformable attention and ROIAlign for this machine; what is built already stays
