@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transformers_groma.zero_shot.class_texts import ClassTexts, encode_class_texts
 from transformers_groma.zero_shot.dual_encoder import DualEncoder
 from transformers_groma.zero_shot.label_texts import texts_of_labels
 from transformers_groma.zero_shot.scores import SCORES, pooled_views
+from transformers_groma.zero_shot.text_features import TextFeatures, encode_label_texts
 
 from .features import CONFIGURED, GRID, REGIONS, RELEASED, SetFeatures
 from .scenes import CLASSES
@@ -69,7 +69,7 @@ class Texts:
     def __init__(self, encoder: DualEncoder):
         self.encoder = encoder
 
-    def of(self, method: str, temperature: float | None, seed: int = 0) -> ClassTexts:
+    def of(self, method: str, temperature: float | None, seed: int = 0) -> TextFeatures:
         """The texts of a method.
 
         Args:
@@ -81,11 +81,11 @@ class Texts:
         sentences = descriptions() if method in ("cupl", "wca") else None
         texts = texts_of_labels(names, sentences, method, seed=seed)
         weighs = temperature if method == "wca" else None
-        return encode_class_texts(self.encoder, names, texts.anchors, texts.texts, weighs)
+        return encode_label_texts(self.encoder, names, texts.anchors, texts.texts, weighs)
 
 
 def correct(
-    features: SetFeatures, labels: Tensor, row: Row, texts: ClassTexts, temperature: float, seed: int
+    features: SetFeatures, labels: Tensor, row: Row, texts: TextFeatures, temperature: float, seed: int
 ) -> Tensor:
     """Which images a row gets right.
 
@@ -93,7 +93,7 @@ def correct(
         features (`SetFeatures`): of B images.
         labels (`Tensor` of shape `(B,)`): their classes.
         row (`Row`): what is compared.
-        texts (`ClassTexts`): of its method.
+        texts (`TextFeatures`): of its method.
         temperature (`float`): of the weights of views.
         seed (`int`): which draw of random squares.
 

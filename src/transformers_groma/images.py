@@ -25,6 +25,11 @@ MAX_DOWNLOAD_BYTES = 256 * 1024 * 1024
 MAX_DOWNLOAD_SECONDS = 60.0
 # Formats that Pillow decodes itself. Others start programs (EPS: Ghostscript) or are poorly maintained.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# How the files of these formats are named, in lower case; folders of images are searched for them.
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 
 # How an image is turned or mirrored to be upright, by its EXIF orientation.
 _ORIENTATION = 0x0112
@@ -289,6 +294,7 @@ class ImageReadingMixin:
 
 __all__ = [
     "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
     "MAX_IMAGE_PIXELS",
     "SWAPPED_AXES",
     "ImageReadingMixin",

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from transformers_groma.colors import palette_color
-from transformers_groma.zero_shot.class_texts import ClassTexts
 from transformers_groma.zero_shot.classification import Classification, Explanation, LabelScore
 from transformers_groma.zero_shot.classification_drawing import LEAST_SIDE, draw_classification
+from transformers_groma.zero_shot.text_features import TextFeatures
 from transformers_groma.zero_shot.views import Views
 
 GREY = (120, 120, 120)
@@ -29,7 +29,7 @@ def classified(
         Views.of_kind(torch.tensor(boxes), "region"),
         torch.tensor(weights),
         features[: len(boxes)],
-        ClassTexts(labels, tuple(descriptions), features[: len(labels)], of_labels, uniform),
+        TextFeatures(labels, tuple(descriptions), features[: len(labels)], of_labels, uniform),
         "paper",
     )
     scores = [LabelScore(label, 0.3 - index / 10, 0.9 / (index + 1)) for index, label in enumerate(labels)]

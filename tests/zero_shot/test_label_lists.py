@@ -74,7 +74,7 @@ def test_labels_of_an_image_folder(tmp_path):
         read_labels(tmp_path / "train")
     (tmp_path / "train" / "dog" / "1.webp").touch()
     assert read_labels(tmp_path / "train") == ["Cat", "dog"]
-    with pytest.raises(ValueError, match="has the parts test, train of a data set"):
+    with pytest.raises(ValueError, match="has the parts test, train of a dataset"):
         read_labels(tmp_path)
 
 

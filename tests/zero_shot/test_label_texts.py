@@ -15,7 +15,7 @@ from transformers_groma.zero_shot.label_texts import (
     texts_of_labels,
 )
 from transformers_groma.zero_shot.methods import METHODS, Method, method_of
-from transformers_groma.zero_shot.text_forms import DEFAULT_TEMPLATE, GENERIC_TEMPLATES, dclip_text, fill_template
+from transformers_groma.zero_shot.templates import DEFAULT_TEMPLATE, GENERIC_TEMPLATES, dclip_text, fill_template
 from transformers_groma.zero_shot.waffle import TEXT_COUNT, WORDS, waffle_texts
 
 CUPL = {"wooden box": ["A box.", "A box.", " It has planks. "], "cloud": ["Weiß und weich."]}

@@ -47,7 +47,8 @@ def image_sources(given: Sequence[str]) -> list[str]:
         if is_url(one) or not Path(one).is_dir():
             sources.append(one)
             continue
-        from ..annotation.sources.image_folder import IMAGE_SUFFIXES, files_below
+        from ..annotation.sources.image_folder import files_below
+        from ..images import IMAGE_SUFFIXES
 
         with errors_of(f"IMAGE {one!r}"):
             names = files_below(Path(one), IMAGE_SUFFIXES)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .class_texts import ClassTexts
 from .classification_drawing import PLACES, draw_classification
 from .scores import similarity_matrix, weighted_sum
+from .text_features import TextFeatures
 from .views import Views
 
 
@@ -92,14 +92,14 @@ class Explanation:
         views (`Views`): the V places that were looked at, without padding.
         weights (`Tensor` of shape `(V,)`): how much each counts; they sum to 1.
         view_features (`Tensor` of shape `(V, D)`): of length 1.
-        texts (`ClassTexts`): the encoded descriptions of all labels.
+        texts (`TextFeatures`): the encoded descriptions of all labels.
         score (`str`): `"paper"` or `"released"`.
     """
 
     views: Views
     weights: Tensor
     view_features: Tensor
-    texts: ClassTexts
+    texts: TextFeatures
     score: str
 
     @property

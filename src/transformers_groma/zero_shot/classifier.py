@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..pipeline_samples import is_stream
-from .class_texts import ClassTexts, encode_class_texts
 from .classification import Classification, Explanation, LabelScore
 from .dual_encoder import BATCH_SIZE, DualEncoder, batches
 from .image_arguments import images_with_boxes, is_one_image
@@ -20,7 +19,8 @@ from .region_views import views_of_boxes
 from .rgb_images import read_rgb
 from .scores import SCORES, check_score, pooled_views, view_weights
 from .temperatures import check_temperature, default_temperatures
-from .text_forms import DEFAULT_TEMPLATE, check_templates
+from .templates import DEFAULT_TEMPLATE, check_templates
+from .text_features import TextFeatures, encode_label_texts
 from .view_features import ViewFeatures, encode_views
 from .view_sources import Proposer, check_view_source, views_of_images
 from .views import BOUNDS, Views, check_bounds, check_count
@@ -170,7 +170,7 @@ class CrossAlignmentClassifier:
         self.score = score if self.method.weighs_texts else "released"
         self._descriptions, self._templates, self._anchor_template = descriptions, templates, anchor_template
         self._labels: tuple[str, ...] = ()
-        self._encoded: tuple[Any, ClassTexts] | None = None
+        self._encoded: tuple[Any, TextFeatures] | None = None
         if labels is not None or descriptions is not None:
             self._set_labels(list(check_descriptions(descriptions)) if labels is None else labels)
 
@@ -209,7 +209,7 @@ class CrossAlignmentClassifier:
         return self._labels
 
     @property
-    def texts(self) -> ClassTexts:
+    def texts(self) -> TextFeatures:
         """The encoded texts of the labels; encoded when they are first needed, and again after a step of training."""
         if not self._labels:
             raise ValueError("The classifier has no labels: pass `labels` to it, or `candidate_labels` to its call.")
@@ -217,7 +217,7 @@ class CrossAlignmentClassifier:
         if self._encoded is None or self._encoded[0] != state:
             temperature = self.text_temperature if self.method.weighs_texts else None
             texts = self._label_texts
-            encoded = encode_class_texts(self.encoder, self._labels, texts.anchors, texts.texts, temperature)
+            encoded = encode_label_texts(self.encoder, self._labels, texts.anchors, texts.texts, temperature)
             self._encoded = state, encoded
         return self._encoded[1]
 
@@ -319,7 +319,7 @@ class CrossAlignmentClassifier:
                 places.append(Views.of_kind(squares, "region"))
         return places
 
-    def _explained(self, features: ViewFeatures, index: int, texts: ClassTexts) -> Explanation:
+    def _explained(self, features: ViewFeatures, index: int, texts: TextFeatures) -> Explanation:
         is_view = ~features.is_padding[index]
         place = features.places[index]
         shown = ~place.is_padding

@@ -20,7 +20,7 @@ from ..endpoints.endpoint import Endpoint
 from ..endpoints.replies import Reply
 from .label_lists import check_labels
 from .sentences import sentences_of
-from .text_forms import check_templates, fill_template
+from .templates import check_templates, fill_template
 
 # What is asked about each label. {} is its name.
 QUESTIONS = (

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .._text import split_lines
 from .._words import counted, is_one_line, quoted
+from ..images import IMAGE_SUFFIXES
 from .input_files import kind_of, read_input_json, read_input_text
-from .text_forms import display_name
+from .templates import display_name
 
 LABELS = 'labels: a text file with one in each line, or a JSON list such as ["cat", "dog"]'
-# Folders with these names hold parts of a data set and not a class.
+# Folders with these names hold parts of a dataset and not a class.
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
@@ -120,7 +119,7 @@ class DistinctNames:
 
 
 def distinct_names(labels: Sequence[str], argument: str = "`labels`") -> DistinctNames:
-    """The distinct names of classes, for data sets in which several classes have one name.
+    """The distinct names of classes, for datasets in which several classes have one name.
 
     Args:
         labels (`Sequence[str]`): the name of each class, in the order of its index.
@@ -192,7 +191,7 @@ def _folder_names(folder: Path) -> list[str]:
     if not names:
         raise ValueError(f"{folder} has no folder for a class in it: pass an image folder, or a file with {LABELS}.")
     if all(name.casefold() in _SPLITS for name in names):
-        raise ValueError(f"{folder} has the parts {', '.join(names)} of a data set in it: pass {folder / names[0]}.")
+        raise ValueError(f"{folder} has the parts {', '.join(names)} of a dataset in it: pass {folder / names[0]}.")
     if empty := [name for name in names if not _holds_image(folder / name)]:
         raise ValueError(
             f"{folder} is not an image folder, as {len(empty)} of {counted(len(names), 'folder')} in it has no image "
@@ -204,8 +203,7 @@ def _folder_names(folder: Path) -> list[str]:
 
 def _holds_image(folder: Path) -> bool:
     """Whether a folder has an image file in it or below."""
-    endings = tuple(Image.registered_extensions())
-    return any(name.casefold().endswith(endings) for _, _, names in os.walk(folder) for name in names)
+    return any(name.casefold().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(folder) for name in names)
 
 
 def _labels_of_text(text: str, path: Path) -> list[str]:

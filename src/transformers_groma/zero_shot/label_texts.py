@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .input_files import kind_of, read_input_json
 from .label_lists import check_labels
 from .methods import Method, method_of
-from .text_forms import (
+from .templates import (
     DEFAULT_TEMPLATE,
     GENERIC_TEMPLATES,
     check_templates,

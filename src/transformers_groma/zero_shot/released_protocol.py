@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .class_texts import ClassTexts
 from .scores import SCORES, check_score, pooled_views
 from .temperatures import check_temperature
+from .text_features import TextFeatures
 from .view_features import ViewFeatures
 from .views import check_count
 
@@ -75,7 +75,7 @@ def draw_indices(
 def scores_of_draws(
     features: ViewFeatures,
     indices: Tensor,
-    texts: ClassTexts,
+    texts: TextFeatures,
     temperature: float,
     score: str = "released",
 ) -> Tensor:
@@ -84,7 +84,7 @@ def scores_of_draws(
     Args:
         features (`ViewFeatures`): of B images and their pools, see [`CrossAlignmentClassifier.encode`].
         indices (`Tensor` of shape `(R, P)`): of [`draw_indices`].
-        texts (`ClassTexts`): the encoded labels, `CrossAlignmentClassifier.texts`.
+        texts (`TextFeatures`): the encoded labels, `CrossAlignmentClassifier.texts`.
         temperature (`float`): of the weights, which are a softmax over the views that were drawn.
         score (`str`): `"released"` or `"paper"`.
 

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...data.provenance import digest_of
+from ...images import IMAGE_SUFFIXES
 from .source_images import SourceImage, readable_name
-
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2"),
-    *(".ppm", ".pgm", ".mpo"),
-)
 
 
 @dataclass(frozen=True)
@@ -111,4 +107,4 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFolderShard", "files_below", "image_folder_shards"]
+__all__ = ["ImageFolderShard", "files_below", "image_folder_shards"]

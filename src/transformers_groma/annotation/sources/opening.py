@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from ...hub_names import has_owner_and_name
+from ...images import IMAGE_SUFFIXES
 from .hub_dataset import HubDataset, hub_shards
-from .image_folder import IMAGE_SUFFIXES, files_below, image_folder_shards
+from .image_folder import files_below, image_folder_shards
 from .parquet_files import parquet_shards
 from .source_images import FirstImages, SourceColumns, SourceShard
 from .webdataset import TAR_SUFFIXES, tar_shards

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...data.left_out import LeftOut
 from ...data.provenance import sampled_digest
-from .image_folder import IMAGE_SUFFIXES
+from ...images import IMAGE_SUFFIXES
 from .source_images import SourceColumns, SourceImage, readable_name, regions_of_row
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

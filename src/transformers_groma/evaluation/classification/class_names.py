@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..._words import counted
-from ...zero_shot.text_forms import display_name
+from ...zero_shot.templates import display_name
 
 # Names in an error; the rest is counted.
 _SHOWN = 5

@@ -10,15 +10,11 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 
 from ..._words import counted
 from ...data.mixtures import DatasetSpec, load_rows, parse_dataset_spec
+from ...images import IMAGE_SUFFIXES
 from .class_names import ClassNames, classes_of, classes_of_texts
 from .labelled_images import ColumnFiles, FolderFiles, LabelledImages
 
 DEFAULT_SPLIT = "test"
-# What images are called; anything else in a class folder is counted and left out.
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif"),
-    *(".tiff", ".webp"),
-)
 # Folders named in an error; the rest is counted.
 _SHOWN_FOLDERS = 8
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...zero_shot.class_texts import ClassTexts, encode_class_texts
 from ...zero_shot.dual_encoder import DualEncoder
 from ...zero_shot.label_texts import LabelTexts, texts_of_labels
 from ...zero_shot.methods import METHODS, Method
 from ...zero_shot.scores import SCORES
+from ...zero_shot.text_features import TextFeatures, encode_label_texts
 from .image_features import EncodedImages
 from .view_plans import ViewPlan, pooled_images
 
@@ -62,7 +62,7 @@ class TableRow:
         name (`str`): names it in files, such as `"wca-random-paper"`.
         title (`str`): names it for people.
         method (`Method`): what it is.
-        texts (`tuple[ClassTexts, ...]`): of the classes; one, or one for each repeat.
+        texts (`tuple[TextFeatures, ...]`): of the classes; one, or one for each repeat.
         plan ([`ViewPlan`], *optional*): its views; without it the whole image.
         score (`str`): `"paper"` or `"released"`.
     """
@@ -70,7 +70,7 @@ class TableRow:
     name: str
     title: str
     method: Method
-    texts: tuple[ClassTexts, ...]
+    texts: tuple[TextFeatures, ...]
     plan: ViewPlan | None
     score: str
 
@@ -79,7 +79,7 @@ class TableRow:
         """How often each image is classified."""
         return max(len(self.texts), 1 if self.plan is None else self.plan.repeats)
 
-    def texts_of(self, repeat: int) -> ClassTexts:
+    def texts_of(self, repeat: int) -> TextFeatures:
         """The texts of a repeat."""
         return self.texts[repeat if len(self.texts) > 1 else 0]
 
@@ -172,7 +172,7 @@ def table_rows(
     for name, of_repeats in given.items():
         method = METHODS[name]
         temperature = text_temperature if method.weighs_texts else None
-        texts = [encode_class_texts(encoder, one.names, one.anchors, one.texts, temperature) for one in of_repeats]
+        texts = [encode_label_texts(encoder, one.names, one.anchors, one.texts, temperature) for one in of_repeats]
         if not method.pools_views:
             # The mean of a class's texts and the whole image are compared by their cosine.
             rows.append(TableRow(method.name, method.title, method, tuple(texts), None, "released"))

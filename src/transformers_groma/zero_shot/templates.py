@@ -1,10 +1,10 @@
-"""The forms of a label's texts: a name in a template, and a phrase behind a name as DCLIP joins them."""
+"""Templates of a label's texts, filled with its name; and names joined with phrases, as DCLIP does."""
 
 from collections.abc import Sequence
 
 # The text that stands for a label where there is one only, and the anchor that descriptions are weighed by.
 DEFAULT_TEMPLATE = "a photo of a {}."
-# The prompt ensemble where the caller brings none. Lists made for one data set do better there.
+# The prompt ensemble where the caller brings none. Lists made for one dataset do better there.
 GENERIC_TEMPLATES = (
     DEFAULT_TEMPLATE,
     "a photo that shows the {}.",

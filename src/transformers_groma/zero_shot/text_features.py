@@ -1,4 +1,4 @@
-"""The texts of labels, encoded: what each label is compared by, how much each text counts, and their weighted sum."""
+"""The features of labels' texts, how much each text counts, and their weighted sum for each label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .scores import description_weights, weighted_sum
 
 
 @dataclass(frozen=True)
-class ClassTexts:
+class TextFeatures:
     """The encoded texts of C labels; label c has its own number of descriptions, M_c.
 
     Args:
@@ -45,13 +45,13 @@ class ClassTexts:
         return self.labels.index(label)
 
 
-def encode_class_texts(
+def encode_label_texts(
     encoder: DualEncoder,
     labels: Sequence[str],
     anchors: Sequence[str],
     descriptions: Sequence[Sequence[str]],
     temperature: float | None,
-) -> ClassTexts:
+) -> TextFeatures:
     """Encode the texts of labels; each text goes through the encoder once, however often it occurs.
 
     Args:
@@ -62,7 +62,7 @@ def encode_class_texts(
         temperature (`float`, *optional*): of the weights. Without it all descriptions of a label count the same.
 
     Returns:
-        `ClassTexts`
+        `TextFeatures`
     """
     counts = [len(texts) for texts in descriptions]
     features = encoder.encode_texts([*anchors, *(text for texts in descriptions for text in texts)])
@@ -73,7 +73,7 @@ def encode_class_texts(
         else description_weights(features_of_label @ anchor, temperature)
         for count, features_of_label, anchor in zip(counts, by_label, anchor_features, strict=True)
     )
-    return ClassTexts(tuple(labels), tuple(map(tuple, descriptions)), anchor_features, tuple(by_label), weights)
+    return TextFeatures(tuple(labels), tuple(map(tuple, descriptions)), anchor_features, tuple(by_label), weights)
 
 
-__all__ = ["ClassTexts", "encode_class_texts"]
+__all__ = ["TextFeatures", "encode_label_texts"]
