@@ -15,15 +15,14 @@ Two ratios, both from this run on this machine:
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import seconds_of
 from PIL import Image, ImageDraw
 from plain_region_encoder import PlainRegionEncoder
 from torch import Tensor
-from tqdm import tqdm
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.boxes import box_cxcywh_to_xyxy, nms
@@ -88,18 +87,6 @@ class OriginalFlow:
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         hidden_states = groma.language_model(inputs_embeds=padded, attention_mask=mask).last_hidden_state
         return self.lm_head(hidden_states[torch.arange(len(lengths)), lengths - 1])
-
-
-def seconds_of(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Fewest seconds of each function; they take turns, so that a slow moment of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for round_number in tqdm(range(repeats + 1), desc="rounds", unit="round"):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if round_number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
 
 
 @torch.inference_mode()

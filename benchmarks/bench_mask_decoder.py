@@ -12,11 +12,9 @@ The ratio is the time of the answer with its masks to the time of the answer alo
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 
 import torch
-from tqdm import tqdm
+from measuring import seconds_of
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
 from transformers_groma.masks import masks_of_logits
@@ -53,18 +51,6 @@ def prompt_ids(config: GromaConfig, question: int = 24) -> torch.Tensor:
         for token in (config.first_proxy_token_id + slot, config.image_token_id)
     ]
     return torch.tensor([[1, *[config.image_token_id] * config.num_image_tokens, *slots, *[7] * question]])
-
-
-def seconds_of(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The fastest round of each. They take turns, so that a slow moment of the machine hits all."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for number in tqdm(range(rounds + 1), desc="rounds", unit="round"):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
 
 
 @torch.inference_mode()

@@ -28,15 +28,19 @@ from pathlib import Path
 
 import torch
 from machine import machine
-from peer_models import PEERS, SMALL, Peer, Sizes, cache_bytes, parameters
+from measuring import cache_bytes
+from peer_models import PEERS, SMALL, Peer, Sizes, parameters
 from tqdm import tqdm
 from transformers.utils import logging
+
+from transformers_groma import use_kernels
 
 OURS = "Groma (ours)"
 # Column of a measurement, how it is printed, and whether less is better.
 COLUMNS = {
     "answer_tokens": ("tokens", "{:.0f}", True),
     "prompt_columns": ("prompt", "{:.0f}", True),
+    "look_s": ("look s", "{:.3f}", True),
     "first_token_s": ("first token s", "{:.3f}", True),
     "answer_s": ("answer s", "{:.2f}", True),
     "token_ms": ("ms a token", "{:.1f}", True),
@@ -62,6 +66,9 @@ def measure(peer: Peer, sizes: Sizes, batch_size: int) -> dict[str, float]:
     single = peer.inputs(model, sizes, 1)
     answer(single, 2)
     first = min(answer(single, 1)[0] for _ in range(2))
+    start = time.perf_counter()
+    peer.look(model, single)
+    look = time.perf_counter() - start
     seconds, output = answer(single, tokens)
     cache = output.past_key_values
     found = {
@@ -69,9 +76,11 @@ def measure(peer: Peer, sizes: Sizes, batch_size: int) -> dict[str, float]:
         "vision_weights": parameters(peer.vision(model)),
         "all_weights": parameters(model),
         "answer_tokens": tokens,
+        # The image alone, to what the language model reads: the part of the first token that a second question saves
+        # where a model keeps it.
+        "look_s": look,
         "first_token_s": first,
         "answer_s": seconds,
-        "token_ms": 1000 * (seconds - first) / (tokens - 1),
         "cache_mb": cache_bytes(cache) / 1e6,
         # What a step attends to at the end, but for the answer: the prompt, or the encoder's output.
         "prompt_columns": prompt_columns(cache, tokens),
@@ -89,11 +98,12 @@ def prompt_columns(cache, tokens: int) -> int:
 
 
 def best(old: dict[str, float] | None, new: dict[str, float]) -> dict[str, float]:
-    """The better of two measurements, column by column."""
-    if old is None:
-        return new
-    better = {name: min if less else max for name, (_, _, less) in COLUMNS.items()}
-    return {name: better.get(name, min)(old[name], value) for name, value in new.items()}
+    """The better of two measurements, column by column; a token takes what an answer takes after its first one."""
+    if old is not None:
+        better = {name: min if less else max for name, (_, _, less) in COLUMNS.items()}
+        new = {name: better.get(name, min)(old[name], value) for name, value in new.items()}
+    tokens = new["answer_tokens"] - 1
+    return {**new, "token_ms": 1000 * (new["answer_s"] - new["first_token_s"]) / tokens}
 
 
 def ratios_of(found: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -131,14 +141,14 @@ def main() -> None:
     given = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(given.threads)
-    settings = {"machine": machine(), "batch_size": given.batch_size, "small": given.small}
+    settings = {"machine": machine(), "kernels": use_kernels(), "batch_size": given.batch_size, "small": given.small}
     found: dict[str, dict[str, float]] = {}
     if given.results is not None and given.results.exists():
         before = json.loads(given.results.read_text())
         if before["settings"] != settings:
             parser.error(f"--results {given.results} has measurements of {before['settings']}, this is {settings}")
         found = before["found"]
-    print(f"{settings['machine']}, float32, batches of {given.batch_size}", flush=True)
+    print(f"{settings['machine']}, float32, kernels {settings['kernels']}, batches of {given.batch_size}", flush=True)
     sizes = SMALL if given.small else Sizes()
     turns = [names[name] for _ in range(given.rounds) for name in given.models]
     for name in tqdm(turns, desc="models", unit="model"):

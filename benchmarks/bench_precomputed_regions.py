@@ -20,13 +20,12 @@ region slots are used.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import seconds_of
 from torch import Tensor
-from tqdm import tqdm
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
 from transformers_groma.models.modeling_positions import IGNORED_LABEL
@@ -116,17 +115,6 @@ def make_batch(config: GromaConfig, batch_size: int) -> dict[str, Tensor]:
     }
 
 
-def seconds_of(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Fewest seconds of each function; they take turns, so that a slow moment of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in tqdm(range(rounds), desc="rounds", unit="round"):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
-
-
 def compare(config: GromaConfig, batch_size: int, rounds: int) -> dict[str, float]:
     """Seconds of a step with and without precomputed regions, and of the proposer alone."""
     model = build_model(config)
@@ -150,7 +138,8 @@ def compare(config: GromaConfig, batch_size: int, rounds: int) -> dict[str, floa
 
     # What is compared computes the same. This also warms up.
     torch.testing.assert_close(step(**given), step())
-    return seconds_of({"on_the_fly": step, "precomputed": lambda: step(**given), "proposer": proposer}, rounds)
+    ways = {"on_the_fly": step, "precomputed": lambda: step(**given), "proposer": proposer}
+    return seconds_of(ways, rounds, warm_up=False)
 
 
 # Configuration and batch size.

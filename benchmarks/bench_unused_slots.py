@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from bench_inference import make_images
 from machine import machine
+from measuring import cache_bytes
 from torch import Tensor
 from tqdm import tqdm
-from transformers.cache_utils import Cache
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration, GromaProcessor, ImageGroundingPipeline
 from transformers_groma.models.groma.tokenization_groma import add_groma_tokens
@@ -97,11 +97,6 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return seconds
-
-
-def cache_bytes(cache: Cache) -> int:
-    """What the keys and values of a cache take."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def measure_slots(model, processor, image, new_tokens: int, rounds: int) -> tuple[dict, dict]:

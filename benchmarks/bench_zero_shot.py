@@ -24,13 +24,13 @@ import argparse
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import seconds_of
 from PIL import Image
 from torch import Tensor
 from transformers import pipeline
@@ -137,17 +137,6 @@ def by_label(results: list[list[dict[str, Any]]], labels: Sequence[str]) -> np.n
     )
 
 
-def seconds_of(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The seconds of the fastest round of each; they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
-
-
 def text_seconds(
     folder: Path, encoder: DualEncoder, images: list[Image.Image], labels: list[str], rounds: int
 ) -> dict:
@@ -164,7 +153,7 @@ def text_seconds(
 
     # Also warms both up.
     np.testing.assert_allclose(by_label(of_ours(), labels), by_label(of_pipeline(), labels), atol=TOLERANCE)
-    return seconds_of({"pipeline": of_pipeline, "ours": of_ours}, rounds)
+    return seconds_of({"pipeline": of_pipeline, "ours": of_ours}, rounds, warm_up=False, progress=False)
 
 
 def view_seconds(encoder: DualEncoder, images: list[Image.Image], count: int, rounds: int) -> dict[str, float]:
@@ -174,7 +163,8 @@ def view_seconds(encoder: DualEncoder, images: list[Image.Image], count: int, ro
     features = {name: way(encoder, images, places) for name, way in ways.items()}
     for name in ("one_by_one", "released_flow"):
         torch.testing.assert_close(features["ours"], features[name], atol=TOLERANCE, rtol=0)
-    return seconds_of({name: (lambda way=way: way(encoder, images, places)) for name, way in ways.items()}, rounds)
+    calls = {name: (lambda way=way: way(encoder, images, places)) for name, way in ways.items()}
+    return seconds_of(calls, rounds, warm_up=False, progress=False)
 
 
 def machine() -> dict[str, Any]:

@@ -23,7 +23,6 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
-from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
 
@@ -260,6 +259,7 @@ class Peer:
         inputs: Makes the prompts of a number of images, given the model and sizes.
         layers: The parts of a model that are its language model, without embeddings and output.
         vision: The part of a model that looks at pixels first.
+        look: Turns the images of the inputs into what the language model reads.
         answer: Writes the answer about ten objects.
         count: Counts tokens of that answer.
     """
@@ -268,8 +268,21 @@ class Peer:
     inputs: Callable[[PreTrainedModel, Sizes, int], dict[str, Tensor]]
     layers: Callable[[PreTrainedModel], list[nn.Module]]
     vision: Callable[[PreTrainedModel], nn.Module]
+    look: Callable[[PreTrainedModel, dict[str, Tensor]], object]
     answer: Callable[[], str]
     count: Callable[[str], int]
+
+
+def _look(model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+    return model.get_image_features(inputs["pixel_values"])
+
+
+def _look_kosmos2(model: PreTrainedModel, inputs: dict[str, Tensor]) -> object:
+    # As its `generate` does it; the class that generates has no method for that.
+    seen = model.vision_model(inputs["pixel_values"]).last_hidden_state
+    return model.image_to_text_projection(
+        nn.functional.normalize(model.vision_model.model.post_layernorm(seen), dim=-1)
+    )
 
 
 PEERS = {
@@ -278,6 +291,7 @@ PEERS = {
         groma_inputs,
         lambda model: [model.model.language_model.layers],
         lambda model: model.model.vision_tower,
+        _look,
         groma_answer,
         tokens_of_tags,
     ),
@@ -286,6 +300,7 @@ PEERS = {
         qwen_inputs,
         lambda model: [model.model.language_model.layers],
         lambda model: model.model.visual,
+        lambda model, inputs: model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]),
         qwen_answer,
         tokens_of_json,
     ),
@@ -294,6 +309,7 @@ PEERS = {
         kosmos2_inputs,
         lambda model: [model.text_model.model.layers],
         lambda model: model.vision_model,
+        _look_kosmos2,
         kosmos2_answer,
         tokens_of_tags,
     ),
@@ -302,6 +318,7 @@ PEERS = {
         florence2_inputs,
         lambda model: [model.model.language_model.encoder.layers, model.model.language_model.decoder.layers],
         lambda model: model.model.vision_tower,
+        _look,
         florence2_answer,
         tokens_of_tags,
     ),
@@ -311,10 +328,3 @@ PEERS = {
 def parameters(*modules: nn.Module) -> int:
     """Weights in modules."""
     return sum(weight.numel() for module in modules for weight in module.parameters())
-
-
-def cache_bytes(cache: Cache) -> int:
-    """What the keys and values of a cache take, those of the encoder's output included."""
-    if isinstance(cache, EncoderDecoderCache):
-        return cache_bytes(cache.self_attention_cache) + cache_bytes(cache.cross_attention_cache)
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

@@ -92,3 +92,11 @@ def test_ratios_above_one_are_better_for_ours(script):
     ours = dict.fromkeys(script.COLUMNS, 2.0)
     ratios = script.ratios_of({script.OURS: ours, "other": dict.fromkeys(script.COLUMNS, 4.0)})
     assert ratios["answer_s, other"] == 2 and ratios["images_per_second, other"] == 0.5
+
+
+def test_the_better_of_two_rounds_counts(script):
+    first = {"answer_tokens": 11, "first_token_s": 3.0, "answer_s": 4.0, "images_per_second": 0.5}
+    second = {"answer_tokens": 11, "first_token_s": 2.0, "answer_s": 4.5, "images_per_second": 0.7}
+    assert script.best(None, first)["token_ms"] == 100
+    found = script.best(script.best(None, first), second)
+    assert found == {**second, "answer_s": 4.0, "token_ms": 200}
