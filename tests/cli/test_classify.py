@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -37,10 +38,9 @@ def classify(run, load_once, monkeypatch):
     monkeypatch.setattr(DualEncoder, "from_pretrained", load_once)
 
     def classify(*arguments, labels=LABELS):
-        return run(
-            *("classify", *arguments, "--labels", labels, "--encoder", CASE / "model"),
-            *("--view-count", "6", "--device", "cpu"),
-        )
+        has_no_count = {"--box", "none", "--method", "--view-count"} & {*map(str, arguments)}
+        few = () if has_no_count else ("--view-count", "6")
+        return run(*("classify", *arguments, "--labels", labels, "--encoder", CASE / "model", "--device", "cpu"), *few)
 
     return classify
 
@@ -133,6 +133,26 @@ def test_output_has_the_json_and_the_image(classify, tmp_path):
         assert drawn.width == 800 and drawn.height > 700
 
 
+def test_random_texts_have_a_seed(classify):
+    assert classify(IMAGE, "--method", "waffle", "--seed", "1")[0] == 0
+
+
+def test_images_are_never_written_over(classify, tmp_path):
+    """A folder of PNG files is also where their drawn images would go by their names."""
+    shutil.copy(IMAGE, tmp_path / "a.png")
+    shutil.copy(OTHER, tmp_path / "b.PNG")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    kept = {path: path.read_bytes() for path in (tmp_path / "a.png", tmp_path / "b.PNG")}
+    for output in (tmp_path, tmp_path / "linked", tmp_path / "elsewhere" / ".."):
+        code, out, err = classify(tmp_path, "--output", output)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "a.png is one of the images, and would be replaced: pass another folder." in err
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.PNG", "elsewhere", "linked"]
+    assert classify(tmp_path / "a.png", "--output", tmp_path)[0] == 0  # of one image it is classification.png
+
+
 def test_a_bad_image_does_not_lose_the_others(classify, tmp_path):
     folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
@@ -174,9 +194,18 @@ def test_one_label_and_one_pixel_columns(classify, tmp_path):
         ((IMAGE, "--box", "1,1,500,20"), "is outside of the 96x64"),
         ((IMAGE, OTHER, "--box", "1,1,50,20"), "--box is a place of one image, and there are 2"),
         ((IMAGE, "--box", "1,1,50,20", "--views", "grid"), "so does --views: leave one of them out"),
-        ((IMAGE, "--method", "cupl"), "'cupl' needs `descriptions`"),
+        ((IMAGE, "--method", "cupl"), "'cupl' needs --descriptions"),
         ((IMAGE, "--method", "template", "--views", "grid"), "--method template compares the whole image alone"),
         ((IMAGE, "--method", "template", "--box", "1,1,50,20"), "--method template compares the whole image alone"),
+        ((IMAGE, "--method", "cupl", "--view-count", "3"), "--view-count changes nothing with --method cupl, which"),
+        ((IMAGE, "--method", "template", "--score", "paper"), "--score changes nothing with --method template, which"),
+        ((IMAGE, "--method", "ensemble", "--seed", "0"), "--seed changes nothing with --method ensemble, which"),
+        ((IMAGE, "--views", "none", "--view-count", "3"), "--view-count changes nothing with --views none: leave"),
+        ((IMAGE, "--views", "none", "--seed", "3"), "--seed changes nothing with --views none: leave it out."),
+        ((IMAGE, "--views", "grid", "--seed", "3"), "--seed changes nothing with --views grid: leave it out."),
+        ((IMAGE, "--views", "regions", "--seed", "3"), "--seed changes nothing with --views regions: leave it out."),
+        ((IMAGE, "--box", "1,1,50,20", "--view-count", "3"), "--view-count changes nothing with --box: leave it out."),
+        ((IMAGE, "--box", "1,1,50,20", "--seed", "3"), "--seed changes nothing with --box: leave it out."),
         ((IMAGE, "--descriptions", "no-such.json"), "--descriptions: no-such.json does not exist"),
         ((IMAGE, "--view-count", "0"), "must be a positive integer"),
         ((IMAGE, "--views", "regions", "--model", CASE / "model"), "holds a model of type 'clip'"),
@@ -250,9 +279,11 @@ def test_names_of_outputs():
         "c/dog_2.png",
         "https://example.org/%2e%2e/%2Fetc.png?a=/b",
         f"{'x' * 300}.png",
+        f"https://example.org/{quote('图' * 90)}.png",
+        "https://example.org/a%00b.png",
     ]
     names = list(output_names(sources, only="answer").values())
-    assert names == ["Dog", "dog_2", "dog_2_2", "etc", "x" * 100]
+    assert names == ["Dog", "dog_2", "dog_2_2", "etc", "x" * 200, "图" * 66, "ab"]
     assert output_names(["a/dog.jpg"], only="answer") == {"a/dog.jpg": "answer"}
 
 

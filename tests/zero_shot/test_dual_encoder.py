@@ -6,7 +6,18 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoTokenizer, BertConfig, BertModel, Dinov2Config, Dinov2Model, pipeline
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    GemmaTokenizer,
+    T5Tokenizer,
+    pipeline,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from transformers_groma.zero_shot import CrossAlignmentClassifier
@@ -174,6 +185,12 @@ def test_a_cut_text_is_named_once(clip, caplog):
     assert "of 18 tokens is cut to the 16 that CLIPModel reads: 'a a a" in caplog.messages[0]
 
 
+def test_a_long_text_is_not_shown_whole(clip, caplog):
+    with caplog.at_level(logging.WARNING, logger="transformers_groma"):
+        clip.encode_texts(["round " * 500])
+    assert len(caplog.messages[0]) < 250 and "round roun…'" in caplog.messages[0]
+
+
 def test_logits_have_the_scale_and_bias_of_the_encoder():
     siglip, align = build("siglip")[0], build("align")[0]
     assert logit_scale_and_bias(siglip) == pytest.approx((7.389056, -1.5))
@@ -337,6 +354,24 @@ def test_calls_as_the_pipeline_encode_a_text_once(first_case, monkeypatch):
 
 def test_texts_may_come_from_a_generator(clip):
     assert torch.equal(clip.encode_texts(text for text in TEXTS), clip.encode_texts(TEXTS))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1000.0])
+def test_a_logit_scale_that_is_not_finite_is_refused_at_once(value):
+    model, processor = build("clip")
+    with torch.no_grad():
+        model.logit_scale.fill_(value)
+    with pytest.raises(ValueError, match=r"The logit scale and bias of CLIPModel are (nan|inf) and 0\.0, which"):
+        DualEncoder(model, processor)
+
+
+@pytest.mark.parametrize("tokenizer_class", [BertTokenizer, CLIPTokenizer, GemmaTokenizer, T5Tokenizer])
+def test_a_tokenizer_without_words_is_refused(tokenizer_class):
+    """The library makes one where its files are missing."""
+    model, processor = build("clip")
+    processor.tokenizer = tokenizer_class()
+    with pytest.raises(ValueError, match="The tokenizer of this CLIPModel knows no words: its files are missing"):
+        DualEncoder(model, processor)
 
 
 @pytest.mark.parametrize("texts", ["a text", [""], [" "], ["round.", 3], [None]])

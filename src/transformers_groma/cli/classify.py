@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from .._words import counted, quoted
 from ..zero_shot.methods import METHODS
 from .arguments import CommandError, add_command, add_output_arguments, box_xyxy, checked_folder, errors_of, positive
-from .image_sources import OpenedImage, image_sources, open_each, output_names
+from .image_sources import OpenedImage, check_kept, image_sources, open_each, output_names
 from .label_arguments import LABELS_HELP, add_description_arguments, descriptions_of, labels_of, templates_of
 from .models import check_regions, open_upright
 from .output import image_note, note, numbers, printable, write_classification
 from .zero_shot_arguments import (
+    SCORES,
+    VIEW_COUNT,
     add_encoder_arguments,
     add_view_arguments,
     check_encoder_and_views,
@@ -81,13 +84,16 @@ def run_classify(arguments: argparse.Namespace) -> None:
     """`groma classify`: classify images one after the other. One that cannot be read does not lose the others."""
     check_encoder_and_views(arguments)
     check_method(arguments)
+    settle_views(arguments)
     labels, texts = labels_and_texts(arguments)
     sources = image_sources(arguments.images)
     if arguments.boxes:
         check_boxes(arguments, sources)
     folder = checked_folder(arguments.output)
-    classifier = load_classifier(arguments, labels, texts)
     names = output_names(sources, only="classification")
+    if folder is not None:
+        check_kept(names, folder, (".json", ".png"))
+    classifier = load_classifier(arguments, labels, texts)
     failed: list[str] = []
 
     def leave_out(source: str, error: str) -> None:
@@ -126,6 +132,26 @@ def check_method(arguments: argparse.Namespace) -> None:
             )
 
 
+def settle_views(arguments: argparse.Namespace) -> None:
+    """Refuse options of views that are not looked at, and fill in the defaults of those that were not given."""
+    method, views = arguments.method, arguments.views or "random"
+    is_weighed = METHODS[method].pools_views
+    if not is_weighed:
+        looked_at = f"--method {method}, which compares the whole image alone"
+    else:
+        looked_at = "--box" if arguments.boxes else f"--views {views}"
+    has_count = is_weighed and not arguments.boxes and views != "none"
+    has_seed = (has_count and views in ("random", "both")) or method == "waffle"
+    for option, value, is_used, default in (
+        ("view-count", arguments.view_count, has_count, VIEW_COUNT),
+        ("seed", arguments.seed, has_seed, 0),
+        ("score", arguments.score, is_weighed, SCORES[0]),
+    ):
+        if value is not None and not is_used:
+            raise CommandError(f"--{option} changes nothing with {looked_at}: leave it out.")
+        setattr(arguments, option.replace("-", "_"), default if value is None else value)
+
+
 def labels_and_texts(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The labels, and what a classifier takes to know their texts. All is checked before a model is loaded.
 
@@ -143,7 +169,10 @@ def labels_and_texts(arguments: argparse.Namespace) -> tuple[list[str], dict[str
     }
     given = [f"--{name} {value}" for name in ("descriptions", "templates") if (value := getattr(arguments, name))]
     with errors_of(" and ".join(given) or f"--method {arguments.method}"):
-        unused = texts_of_labels(labels, **texts).unused
+        try:
+            unused = texts_of_labels(labels, **texts).unused
+        except ValueError as error:
+            raise ValueError(re.sub(r"`(descriptions|templates)`", r"--\1", str(error))) from error
     if unused:
         classes = counted(len(unused), "class", "classes")
         note(f"no label asks for {classes} of {arguments.descriptions}: {quoted(unused)}")

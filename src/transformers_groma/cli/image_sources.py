@@ -1,6 +1,6 @@
 """Images given to a command by paths, folders and URLs: listed, named in outputs, and read one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # Images that are read while the model works on others.
 _AHEAD = 4
-# A file system takes names of 255 bytes; an ending is added.
-_LONGEST_NAME = 100
+# A file system takes names of 255 bytes; an ending is added, and that of a file that is still being written.
+_LONGEST_NAME = 200
 
 
 class OpenedImage(NamedTuple):
@@ -86,7 +86,7 @@ def output_names(sources: Sequence[str], only: str) -> dict[str, str]:
     taken: set[str] = set()
     for source in sources:
         path = unquote(urlsplit(source).path) if is_url(source) else source
-        stem = (Path(path).stem or "image")[:_LONGEST_NAME]
+        stem = _cut(Path(path).stem.replace("\0", "")) or "image"
         name, number = stem, 1
         # Some file systems take capitals for small letters.
         while name.casefold() in taken:
@@ -95,6 +95,42 @@ def output_names(sources: Sequence[str], only: str) -> dict[str, str]:
         taken.add(name.casefold())
         names[source] = name
     return names
+
+
+def _cut(name: str) -> str:
+    """The beginning of a name, as many whole letters as a file system takes."""
+    content = name.encode("utf-8", "surrogateescape")
+    return name if len(content) <= _LONGEST_NAME else content[:_LONGEST_NAME].decode("utf-8", "ignore")
+
+
+def check_kept(names: Mapping[str, str], folder: Path, endings: Sequence[str]) -> None:
+    """Refuse to write over an image that is read.
+
+    Args:
+        names (`Mapping[str, str]`): of [`output_names`].
+        folder (`Path`): where the outputs go.
+        endings (`Sequence[str]`): of the files that each image gives.
+
+    Raises:
+        CommandError: one of them would replace an image.
+    """
+    images = {_identity(Path(source)) for source in names if not is_url(source)} - {None}
+    for name in names.values():
+        for path in (folder / f"{name}{ending}" for ending in endings):
+            if _identity(path) in images:
+                raise CommandError(
+                    f"--output {str(folder)!r}: {path} is one of the images, and would be replaced: pass another "
+                    "folder."
+                )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; `None` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_each(sources: Sequence[str], on_error: Callable[[str, str], None]) -> Iterator[OpenedImage]:
@@ -121,4 +157,4 @@ def _opened(source: str) -> tuple[str, "Image.Image | None", str | None]:
         return source, None, one_line(error)
 
 
-__all__ = ["OpenedImage", "image_sources", "is_url", "open_each", "output_names"]
+__all__ = ["OpenedImage", "check_kept", "image_sources", "is_url", "open_each", "output_names"]

@@ -58,15 +58,13 @@ def add_view_arguments(parser: "argparse._ActionsContainer") -> None:
         "--view-count",
         metavar="N",
         type=positive(int),
-        default=VIEW_COUNT,
-        help="views of an image; of regions at most so many, with `both` so many of each (default: %(default)s)",
+        help=f"views of an image; of regions at most so many, with `both` so many of each (default: {VIEW_COUNT})",
     )
     parser.add_argument(
         "--seed",
         metavar="N",
         type=natural,
-        default=0,
-        help="of the random squares; those of an image depend on nothing else (default: %(default)s)",
+        help="of the random squares, and of the texts of waffle; squares depend on the image alone (default: 0)",
     )
     parser.add_argument(
         "--model",
@@ -78,9 +76,8 @@ def add_view_arguments(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
         "--score",
         choices=SCORES,
-        default=SCORES[0],
-        help="paper: the weighted sum of all similarities; released: the cosine of the weighted sums, as the "
-        "published code has it (default: %(default)s)",
+        help="of wca. paper: the weighted sum of all similarities; released: the cosine of the weighted sums, as the "
+        f"published code has it (default: {SCORES[0]})",
     )
 
 
@@ -146,6 +143,7 @@ __all__ = [
     "ENCODER",
     "SCORES",
     "VIEWS",
+    "VIEW_COUNT",
     "add_encoder_arguments",
     "add_view_arguments",
     "check_encoder_and_views",

@@ -20,6 +20,7 @@ from ..loading_options import LoadingOptions
 from .encoder_interface import (
     active_adapters,
     check_dual_encoder,
+    check_tokenizer,
     context_length,
     is_sigmoid_encoder,
     logit_scale_and_bias,
@@ -37,6 +38,8 @@ BATCH_SIZE = 256
 CPU_IMAGES = 64
 # Texts whose features are kept: 256 MB at the 512 numbers of a CLIP ViT-B. The ones used longest ago make room.
 MAX_KEPT_TEXTS = 131_072
+# Letters of a text that a message shows.
+_SHOWN = 100
 
 
 class DualEncoder:
@@ -55,7 +58,8 @@ class DualEncoder:
         max_kept_texts (`int`): texts whose features are kept, at 4 bytes a number.
 
     Raises:
-        ValueError: a model that is not a dual encoder, or a processor without one of its halves.
+        ValueError: a model that is not a dual encoder or whose logit scale is not finite, a processor without one of
+            its halves, or a tokenizer that cannot pad or knows no words.
 
     Example:
     >>> encoder = DualEncoder.from_pretrained("tests/fixtures/golden_wca/clip_b2_c4/model", device="cpu")
@@ -75,11 +79,8 @@ class DualEncoder:
                     f"`processor` is a {type(processor).__name__} without `{half}`. Pass the model's processor, "
                     "AutoProcessor.from_pretrained(…), or CLIPProcessor(image_processor=…, tokenizer=…)."
                 )
-        if processor.tokenizer.pad_token is None:
-            raise ValueError(
-                "`processor.tokenizer` has no padding token, so texts of several lengths cannot be in one batch: set "
-                "`tokenizer.pad_token`, as a rule to its `eos_token`."
-            )
+        check_tokenizer(processor.tokenizer, f"this {type(model).__name__}")
+        logit_scale_and_bias(model)  # an error here, not after hours of encoding
         self.model = model.eval()
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.batch_size = batch_size
@@ -154,7 +155,7 @@ class DualEncoder:
     def _encode_new_texts(self, texts: list[str]) -> Tensor:
         inputs = self._text_inputs(texts)
         features = self._features(self.model.get_text_features, inputs, "texts")
-        return self._normalized(features, lambda index: f"the text {texts[index]!r}")
+        return self._normalized(features, lambda index: f"the text {_cut(texts[index])!r}")
 
     def _text_inputs(self, texts: list[str]) -> Any:
         longest = context_length(self.model, self.tokenizer)
@@ -176,7 +177,7 @@ class DualEncoder:
                 self._noted_a_cut = True
                 logger.warning(
                     "A text of %d tokens is cut to the %d that %s reads: %r. More may be cut; this is said once.",
-                    *(len(ids), longest, type(self.model).__name__, text),
+                    *(len(ids), longest, type(self.model).__name__, _cut(text)),
                 )
                 return
 
@@ -317,6 +318,11 @@ class DualEncoder:
         """
         logits = self.logits(scores)
         return logits.sigmoid() if is_sigmoid_encoder(self.model) else logits.softmax(dim=-1)
+
+
+def _cut(text: str) -> str:
+    """A text as a message shows it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -59,6 +59,31 @@ def _not_a_dual_encoder(model_class: type, lacking: str) -> str:
     )
 
 
+def check_tokenizer(tokenizer: Any, model_name: str) -> None:
+    """Check that a tokenizer pads texts, and knows words.
+
+    Where the files of a tokenizer are missing, the library makes one without words, for which all texts are alike.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of a processor.
+        model_name (`str`): what an error calls the model.
+
+    Raises:
+        ValueError: it has no padding token, or no words.
+    """
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            "`processor.tokenizer` has no padding token, so texts of several lengths cannot be in one batch: set "
+            "`tokenizer.pad_token`, as a rule to its `eos_token`."
+        )
+    special = {*tokenizer.all_special_tokens, "▁"}  # "▁" is the space of SentencePiece
+    if len(tokenizer) <= len(special) and special.issuperset(tokenizer.get_vocab()):
+        raise ValueError(
+            f"The tokenizer of {model_name} knows no words: its files are missing. Add tokenizer.json or the "
+            "vocabulary that was published with the model."
+        )
+
+
 def is_sigmoid_encoder(model: Any) -> bool:
     """Whether an encoder was trained with a sigmoid for each pair, as SigLIP is, and texts padded to one length.
 
@@ -154,6 +179,7 @@ __all__ = [
     "active_adapters",
     "check_dual_encoder",
     "check_encoder_functions",
+    "check_tokenizer",
     "context_length",
     "is_sigmoid_encoder",
     "logit_scale_and_bias",
