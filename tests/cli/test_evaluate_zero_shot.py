@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from transformers_groma import cli
 from transformers_groma.cli import evaluate_zero_shot as command
+from transformers_groma.evaluation.classification import published_accuracy
 from transformers_groma.evaluation.classification.published_accuracy import PUBLISHED
 from transformers_groma.evaluation.classification.table_options import TableOptions
 from transformers_groma.zero_shot.methods import METHODS
@@ -45,7 +46,8 @@ def table_of(out: str) -> list[str]:
     return [line.split("  ")[0].strip() for line in out.splitlines()]
 
 
-def test_one_command_prints_the_table(evaluate, data, tmp_path):
+def test_one_command_prints_the_table(evaluate, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(published_accuracy, "CLASSES", {"pets": 4})
     texts = ("--descriptions", data / "cupl.json", "--dclip-descriptions", data / "dclip.json")
     few = ("--view-count", 3, "--seeds", 2)
     code, out, err = evaluate(
@@ -123,6 +125,10 @@ def test_columns_and_classes(evaluate, tmp_path):
         (("--methods", "ensemble", "--descriptions", "x.json"), "--descriptions is of cupl and wca"),
         (("--methods", "cupl", "--templates", "x.json"), "--templates is of ensemble"),
         (("--published", "cub", "--limit", "3"), "--published is for runs on all images"),
+        (
+            ("--published", "pets"),
+            "--published pets: the accuracies of 'pets' are of 37 classes, and this",
+        ),
         (("--published", "mnist"), "invalid choice: 'mnist'"),
         (("--methods", "wca,clip"), "'clip' must be one or several of template,ensemble,dclip,waffle,cupl,wca"),
         (("--views", "grid,grid"), "'grid,grid' names one twice"),

@@ -183,6 +183,11 @@ def run_evaluate_zero_shot(arguments: argparse.Namespace) -> None:
         ) from error
     files = _text_files(arguments)
     images = _images(arguments)
+    if arguments.published is not None:
+        from ..evaluation.classification.published_accuracy import check_comparable
+
+        with errors_of(f"--published {arguments.published}"):
+            check_comparable(arguments.published, len(images.classes))
     options = _options(arguments)
     note(f"{counted(len(images), 'image')} of {counted(len(images.classes), 'class', 'classes')}")
     encoder = load_dual_encoder(arguments)

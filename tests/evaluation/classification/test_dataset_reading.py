@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PilImage
 
 from transformers_groma.evaluation.classification.dataset_reading import read_labelled_images
@@ -173,6 +173,14 @@ def test_images_of_other_tools_are_bytes(tmp_path):
 def test_no_dataset(tmp_path, make, message):
     make(tmp_path / "data")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_labelled_images(tmp_path / "data")
+
+
+@pytest.mark.parametrize("of_splits", [False, True])
+def test_a_dataset_of_save_to_disk_is_told_from_others(tmp_path, of_splits):
+    dataset = Dataset.from_dict({"label": ["cat"]})
+    (DatasetDict(test=dataset) if of_splits else dataset).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match="was written by `save_to_disk`, .* Write it with `dataset.to_parquet`"):
         read_labelled_images(tmp_path / "data")
 
 

@@ -2,13 +2,17 @@
 
 import pytest
 
-from transformers_groma.evaluation.classification.published_accuracy import PUBLISHED
+from transformers_groma.evaluation.classification.published_accuracy import CLASSES, PUBLISHED
 
 
 def test_every_row_has_a_number_for_each_encoder():
     for name, table in PUBLISHED.items():
         assert all(len(row) == len(table.encoders) for row in table.rows.values()), name
         assert len(table.deviation) in (0, len(table.encoders)), name
+
+
+def test_every_dataset_has_a_number_of_classes():
+    assert list(CLASSES) == list(PUBLISHED)
 
 
 def test_wca_is_the_best_of_each_column():

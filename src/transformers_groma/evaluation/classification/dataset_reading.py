@@ -83,6 +83,11 @@ def _rows(named: DatasetSpec) -> Dataset:
     if path.is_dir() and not any(path.glob("*.parquet")):
         # The files of a dataset of the Hub, which says where its splits are.
         if not any(path.rglob("*.parquet")):
+            if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+                raise ValueError(
+                    f"{path} was written by `save_to_disk`, which is for one machine and version. Write it with "
+                    "`dataset.to_parquet`, one file for each split: test-00000-of-00001.parquet."
+                )
             raise ValueError(
                 f"{path} has neither folders with images, one for each class, nor Parquet files. Pass such a folder, "
                 "a Parquet file or a Hub name."

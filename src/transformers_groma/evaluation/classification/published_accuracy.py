@@ -107,4 +107,35 @@ PUBLISHED = MappingProxyType(
 )
 
 
-__all__ = ["PAPER", "PUBLISHED", "PublishedTable"]
+# How many classes each dataset has. ImageNet-A and -R choose from 200 of ImageNet's.
+CLASSES = MappingProxyType(
+    {
+        **{"imagenet": 1000, "cub": 200, "pets": 37, "dtd": 47, "food": 101, "places": 365},
+        **{"imagenet-v2": 1000, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-a": 200},
+    }
+)
+
+
+def check_comparable(name: str, classes: int) -> None:
+    """Check that published accuracies can stand beside those of a dataset: with other classes they mean nothing.
+
+    Args:
+        name (`str`): a dataset of `PUBLISHED`.
+        classes (`int`): how many classes there are to choose from.
+
+    Raises:
+        ValueError: the published dataset has another number of them.
+
+    Example:
+    >>> check_comparable("pets", 10)
+    Traceback (most recent call last):
+    ValueError: the accuracies of 'pets' are of 37 classes, and this dataset has 10, so they cannot be compared. ...
+    """
+    if classes != CLASSES[name]:
+        raise ValueError(
+            f"the accuracies of {name!r} are of {CLASSES[name]} classes, and this dataset has {classes}, so they "
+            "cannot be compared. Leave it out, or name another dataset."
+        )
+
+
+__all__ = ["CLASSES", "PAPER", "PUBLISHED", "PublishedTable", "check_comparable"]
