@@ -1,4 +1,4 @@
-"""Squares around boxes, with their surroundings: how a region becomes a view that an encoder of images can look at."""
+"""Squares around boxes, with their surroundings: how a region becomes a view for an encoder of images."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The evaluation protocol of the released code: a pool of views an image, repeated draws from it, mean and deviation.
+"""The evaluation protocol of the released code: a pool of views an image, repeated draws, mean and deviation.
 
 Each image is encoded once, with a pool of random squares. Each repeat then draws some of them, with replacement and
 the same numbers for all images, and costs arithmetic alone. A square that is drawn twice counts twice. What differs

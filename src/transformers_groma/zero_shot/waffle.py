@@ -1,4 +1,4 @@
-"""Random texts in the place of descriptions, as the control of WaffleCLIP: what descriptions gain beyond an ensemble.
+"""Random texts in the place of descriptions, the control of WaffleCLIP: what an ensemble of any texts gains.
 
 Half of them are made of random words, half of random characters. All labels share one random set, with their own name
 before it, so that nothing in it can tell one label from another.
