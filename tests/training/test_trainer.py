@@ -8,6 +8,7 @@ import torch
 from transformers_groma.boxes import exact_boxes
 from transformers_groma.training.collators import ConversationCollator
 from transformers_groma.training.detection_trainer import GromaDetectionTrainer
+from transformers_groma.training.packing import packed_tokens
 from transformers_groma.training.trainer import GromaTrainer, boxes_as_bits
 
 from .rows import conversations, training_arguments, training_model, training_processor
@@ -74,8 +75,10 @@ def test_the_loss_is_that_of_the_boxes(trainer):
     assert "ground_boxes" in batch
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(batch)))
-        # The trainer's model computes fewer tokens, and so sums in another order.
+        # The trainer leaves tokens out, which sums in another order: in float32, as the library's loss does.
         torch.testing.assert_close(loss, trainer.model(**batch).loss, rtol=1e-6, atol=0)
+        with packed_tokens(trainer.model.get_decoder()):
+            assert torch.equal(loss, trainer.model(**batch, use_cache=False, loss_only=True).loss)
 
 
 def test_the_detectors_trainer_does_it_too():
