@@ -37,6 +37,7 @@ def test_missing_permission_names_the_output(tmp_path):
         (RuntimeError("I/O error: Permission denied (os error 13)"), "(os error 13)"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device"),
         (SafetensorError("I/O error: Permission denied (os error 13)"), "(os error 13)"),
+        (SafetensorError("I/O error: File too large (os error 27)"), "File too large"),
         (SafetensorError("header too large"), None),
         (OSError("write: No space left on device"), "No space left on device"),
         (RuntimeError("shapes differ"), None),

@@ -14,6 +14,7 @@ _WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _WRITING_FAILURES = (
     "No space left on device",
     "Disk quota exceeded",
+    "File too large",
     "Read-only file system",
     "(os error 13)",
     "PytorchStreamWriter failed",
