@@ -136,3 +136,12 @@ def test_mistakes_end_with_one_line(run, arguments, parts):
     assert len(err.splitlines()) == 1
     for part in parts:
         assert part in err
+
+
+@pytest.mark.parametrize(("command", "name"), [("caption", "answer.png"), ("propose", "proposals.png")])
+def test_an_image_is_not_replaced_by_its_drawing(run, scene_png, tmp_path, command, name):
+    image = tmp_path / name
+    image.write_bytes(scene_png.read_bytes())
+    code, out, err = run(command, image, "--model", TINY, "--output", tmp_path)
+    assert (code, out) == (2, "") and "would be replaced" in err and name in err
+    assert image.read_bytes() == scene_png.read_bytes()

@@ -1,5 +1,7 @@
 """Images given to a command by paths, folders and URLs: listed, named in outputs, and read one after the other."""
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -122,6 +124,28 @@ def check_kept(names: Mapping[str, str], folder: Path, endings: Sequence[str]) -
                     f"--output {str(folder)!r}: {path} is one of the images, and would be replaced: pass another "
                     "folder."
                 )
+
+
+def check_image_kept(source: str, folder: Path | None, name: str) -> None:
+    """Refuse to write over the one image that a command reads, such as a drawing of an earlier command.
+
+    Args:
+        source (`str`): path or URL of the image.
+        folder (`Path`, *optional*): where the outputs go; without it there are none.
+        name (`str`): of the outputs, before their numbers and endings.
+
+    Raises:
+        CommandError: the image is in the folder, under a name that the command may write.
+    """
+    if folder is None or is_url(source) or not os.path.isfile(source):
+        return
+    image = Path(source).resolve()
+    is_ours = re.fullmatch(rf"{re.escape(name)}(_\d+)?(_mask_\d+)?\.png", image.name, re.IGNORECASE)
+    if is_ours and image.parent == folder.resolve():
+        raise CommandError(
+            f"--output {str(folder)!r}: IMAGE {source!r} is there under a name that this command writes, and would be "
+            "replaced: pass another folder."
+        )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

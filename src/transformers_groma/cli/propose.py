@@ -3,6 +3,7 @@
 import argparse
 
 from .arguments import add_command, add_model_arguments, add_output_arguments, checked_folder, loading_options
+from .image_sources import check_image_kept
 from .models import open_upright, propose_regions
 from .output import image_note, note, print_regions, write_proposals
 from .starting import starting
@@ -29,6 +30,7 @@ def run_propose(arguments: argparse.Namespace) -> None:
     """`groma propose`: the regions of an image, without the language model."""
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)
+    check_image_kept(arguments.image, folder, "proposals")
     with starting():
         image = open_upright(arguments.image)
         regions = propose_regions(arguments.model, image, arguments.device, options, arguments.masks)

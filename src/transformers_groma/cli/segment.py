@@ -54,7 +54,7 @@ def run_segment(arguments: argparse.Namespace) -> None:
     if not arguments.phrases:
         check_region_given(arguments, "PHRASE and no region")
         _check_no_generation(arguments)
-    opened = open_all(arguments, needs_masks="groma segment")
+    opened = open_all(arguments, needs_masks="groma segment", output_name="segments")
     with errors_of("the regions" if arguments.regions else "PHRASE and --max-new-tokens"):
         if arguments.regions:
             found = [opened.pipe.segment(opened.image, opened.regions, multimask=arguments.multimask)]

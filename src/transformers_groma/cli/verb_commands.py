@@ -13,6 +13,7 @@ from .arguments import (
     checked_folder,
     loading_options,
 )
+from .image_sources import check_image_kept
 from .models import check_masks, check_regions, load_pipeline, open_upright, seed_sampling
 from .output import image_note, print_answer, print_stream, write_answers
 from .region_arguments import add_region_arguments
@@ -93,18 +94,20 @@ def add_masks_argument(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
-def open_all(arguments: argparse.Namespace, needs_masks: str | None = None) -> Opened:
+def open_all(arguments: argparse.Namespace, needs_masks: str | None = None, output_name: str = "answer") -> Opened:
     """Check what was given, the quick things first, and load the model.
 
     Args:
         arguments (`argparse.Namespace`): of the command.
         needs_masks (`str`, *optional*): what needs a mask decoder, for the error, whatever `--masks` says.
+        output_name (`str`): what the files of `--output` are called.
     """
     needs_masks = needs_masks or ("--masks" if arguments.masks else None)
     if arguments.stream and arguments.json:
         raise CommandError("--stream prints text as it comes, but --json prints only JSON: leave one of them out.")
     options = loading_options(arguments)
     folder = checked_folder(arguments.output)
+    check_image_kept(arguments.image, folder, output_name)
     with starting():
         image = open_upright(arguments.image)
         check_regions(arguments.regions, image)

@@ -288,6 +288,7 @@ class GromaLossMixin(StageTrainerMixin):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
+        """The loss of a batch. With `return_outputs`, their logits are those of tokens with a label alone."""
         decoder = self.accelerator.unwrap_model(model).get_decoder()
         if model.training:
             eval_frozen_parts(model)

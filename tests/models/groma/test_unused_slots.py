@@ -57,6 +57,11 @@ def check_equal(ours, fixed) -> None:
         assert_close(logits, expected, **EXACT)
 
 
+def one_allowed_token(batch, ids):
+    """A function for `prefix_allowed_tokens_fn` that counts all tokens of a prompt."""
+    return [5 + (len(ids) + int(ids[-1])) % 90]
+
+
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize(
     "settings",
@@ -66,13 +71,13 @@ def check_equal(ours, fixed) -> None:
         {"do_sample": True, "num_return_sequences": 2, "top_k": 20},
         {"repetition_penalty": 1.7},
         {"no_repeat_ngram_size": 2},
-        {"prefix_allowed_tokens_fn": lambda batch, ids: [5 + (len(ids) + int(ids[-1])) % 90]},
+        {"prefix_allowed_tokens_fn": one_allowed_token},
         {"max_new_tokens": None, "min_new_tokens": None, "max_length": 36},
         {"cache_implementation": "dynamic"},
         {"prefill_chunk_size": 7},
         {"prefill_chunk_size": 100},
     ],
-    ids=str,
+    ids=lambda settings: ", ".join(settings),
 )
 def test_the_same_answer_from_a_smaller_cache(model, padding, settings):
     """Of a batch in which the fullest image has fewer regions than slots, also where prompts differ in length."""
