@@ -7,7 +7,6 @@ import torch
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from tests.tiny import tiny_model
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.models.groma.modeling_groma_turns import assign_slots
 from transformers_groma.models.modeling_cached_prompt import (
@@ -24,17 +23,12 @@ from transformers_groma.models.modeling_cached_prompt import (
 
 from .groma.prompts import NEW
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 
 @pytest.fixture(scope="module")
-def model() -> GromaForConditionalGeneration:
-    # Some proposals are not good enough, so that images have different numbers of regions.
-    return tiny_model(box_score_threshold=0.5)
-
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+def model(picky_model) -> GromaForConditionalGeneration:
+    return picky_model
 
 
 def cached_prompt(mask: list[list[int]]) -> CachedPrompt:

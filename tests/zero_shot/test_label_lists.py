@@ -41,7 +41,7 @@ def test_labels_of_a_json_file(tmp_path, content, labels):
     ("content", "message"),
     [
         ({"cat": "a cat"}, "is an object, but not one of lists"),
-        ({"0": "cat", "2": "dog"}, "not one for each from 0 on"),
+        ({"0": "cat", "2": "dog"}, "not one for each number from 0 to the last"),
         ({"0": ["n01", "tench"], "1": ["n02", "goldfish"]}, "label 1 is a list, not a text"),
         ([], "must have at least one label"),
         ({}, "must have at least one label"),

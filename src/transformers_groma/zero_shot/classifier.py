@@ -101,7 +101,7 @@ class CrossAlignmentClassifier:
 
         Args:
             encoder (`DualEncoder`): its `batch_size` is the `view_batch`.
-            *args, **kwargs: of the constructor, from `labels` on.
+            *args, **kwargs: those of the constructor that follow `processor`.
         """
         classifier = cls.__new__(cls)
         classifier._set_up(encoder, *args, **kwargs)

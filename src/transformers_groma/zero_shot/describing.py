@@ -40,7 +40,7 @@ class Question(NamedTuple):
     Args:
         label (`str`): the name of the label.
         text (`str`): what is asked.
-        number (`int`): of the answer, from 1 on.
+        number (`int`): of the answer; the first one is 1.
     """
 
     label: str

@@ -221,7 +221,10 @@ def _labels_of_json(content: Any, path: Path) -> list[str]:
     if content and all(key.isdecimal() for key in content):
         by_index = {int(key): label for key, label in content.items()}
         if len(by_index) < len(content) or set(by_index) != set(range(len(by_index))):
-            raise ValueError(f"{path} has labels by index, but not one for each from 0 on: pass a file with {LABELS}.")
+            raise ValueError(
+                f"{path} has labels by index, but not one for each number from 0 to the last: pass a file with "
+                f"{LABELS}."
+            )
         return [by_index[index] for index in sorted(by_index)]
     if not all(isinstance(texts, list) for texts in content.values()):
         raise ValueError(f"{path} is an object, but not one of lists as descriptions are: pass a file with {LABELS}.")

@@ -46,5 +46,5 @@ def test_top_5_needs_more_than_five_classes(classes, has_top5):
 
 
 def test_no_image():
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="No images were counted"):
         AccuracyCounter(3).accuracy()

@@ -213,8 +213,8 @@ def test_what_cannot_run_is_said(table_of, files):
     done = table_of(texts=TextFiles())
     assert [row.row.name for row in done.rows] == ["template", "ensemble", "waffle", "wca-random-paper"]
     assert [text for text in done.notes if "did not run" in text] == [
-        "the method 'dclip' did not run: it needs phrases by class",
-        "the method 'cupl' did not run: it needs sentences by class",
+        "the method 'dclip' did not run: it needs phrases by class, in the format of DCLIP",
+        "the method 'cupl' did not run: it needs sentences by class, in the format of CuPL",
     ]
     assert "of templates" in done.rows[-1].row.title
     with pytest.raises(ValueError, match="the method 'cupl' cannot run: it needs sentences by class"):

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
-from tests.tiny import MAX_REGIONS, prompt_ids, tiny_model
+from tests.tiny import MAX_REGIONS, prompt_ids
 from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.models.groma.modeling_groma_outputs import GromaImageFeatures
 from transformers_groma.models.modeling_cached_prompt import recall_prompt
@@ -17,16 +17,12 @@ from .prompts import EXACT, NEW, NEW_BOX, extended, logits_of_whole, one, padded
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
 @pytest.fixture(scope="module")
-def model() -> GromaForConditionalGeneration:
-    # Some proposals are not good enough, so that images have different numbers of regions.
-    return tiny_model(box_score_threshold=0.5)
-
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+def model(picky_model) -> GromaForConditionalGeneration:
+    return picky_model
 
 
 def logits_with_region(model, inputs, ids: list[int], boxes: list[torch.Tensor], slots: list[int]) -> torch.Tensor:

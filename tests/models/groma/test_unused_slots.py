@@ -18,16 +18,12 @@ from .prompts import EXACT, NEW, NEW_BOX, extended, one, padded_inputs, turn_ids
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
 @pytest.fixture(scope="module")
-def model() -> GromaForConditionalGeneration:
-    # Some proposals are not good enough, so that images have different numbers of regions.
-    return tiny_model(box_score_threshold=0.5)
-
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+def model(picky_model) -> GromaForConditionalGeneration:
+    return picky_model
 
 
 def answers(model, inputs, **kwargs):

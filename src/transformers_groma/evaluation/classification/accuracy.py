@@ -107,7 +107,7 @@ class AccuracyCounter:
         """
         total = self._images.sum()
         if total == 0:
-            raise ValueError("There is no image to be right about.")
+            raise ValueError("No images were counted, so there is no accuracy: add at least one batch first.")
         by_class = np.full(self._top1.shape, np.nan)
         np.divide(self._top1, self._images, out=by_class, where=self._images > 0)
         top5 = self._top5 / total if self.classes > TOP else None

@@ -183,8 +183,8 @@ def classify_dataset(
         seconds = time.perf_counter() - start
         done = Results(BENCHMARK, metrics_of(results), settings, len(labels), seconds, complete=True)
         said.append(
-            f"{counted(features.encoded, 'view')} of images went through the encoder in this run, each once; the "
-            "others were on disk"
+            f"{counted(features.encoded, 'view')} of images went through the encoder in this run, each once; features "
+            "of an earlier run are read from the output folder"
         )
         report = markdown_table_of_run(
             *(results, main, images.classes, labels, left_out, settings, said),

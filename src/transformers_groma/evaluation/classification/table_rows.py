@@ -40,9 +40,9 @@ class TextFiles:
     def lacks(self, method: Method) -> str | None:
         """Why a method cannot run, in words; `None` if it can."""
         if method.name == "dclip" and self.phrases is None:
-            return "it needs phrases by class"
+            return "it needs phrases by class, in the format of DCLIP"
         if method.name == "cupl" and self.descriptions is None:
-            return "it needs sentences by class"
+            return "it needs sentences by class, in the format of CuPL"
         return None
 
     def of(self, method: Method) -> dict[str, object]:
