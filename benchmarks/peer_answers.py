@@ -47,14 +47,14 @@ def kosmos2_answer() -> str:
 
 
 def florence2_answer() -> str:
-    """Phrases, each with four of 1000 location tokens: what `<DENSE_REGION_CAPTION>` writes, which is no sentence."""
+    """Phrases, each with four of 1000 location tokens: what `<DENSE_REGION_CAPTION>` writes, not a sentence."""
     return "".join(
         phrase + "".join(f"<loc_{min(999, value * 1000 // IMAGE_SIZE)}>" for value in box) for phrase, box in OBJECTS
     )
 
 
 def qwen_answer() -> str:
-    """A list in JSON with absolute pixels, as the cookbook of Qwen2.5-VL shows it, which is no sentence."""
+    """A list in JSON with absolute pixels, as the cookbook of Qwen2.5-VL shows it, which is not a sentence."""
     lines = [f'\t{{"bbox_2d": {list(box)}, "label": "{phrase}"}}' for phrase, box in OBJECTS]
     return "```json\n[\n" + ",\n".join(lines) + "\n]\n```"
 
@@ -70,7 +70,8 @@ def tokens_of_json(answer: str) -> int:
     """Tokens of Qwen2.5-VL's answer: the pieces that its published rule cuts, labels' words at the common rate.
 
     The rule is the regular expression of its tokenizer in transformers, which cuts numbers into digits. A piece that
-    is no word of a label counts as one token. That is the least it can be: its vocabulary may split a piece further.
+    is not a word of a label counts as one token. That is the least it can be: its vocabulary may split a piece
+    further.
     """
     words = sum(len(phrase.split()) for phrase, _ in OBJECTS)
     pieces = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated").pre_tokenize_str(answer)

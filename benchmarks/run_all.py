@@ -4,8 +4,8 @@
 
 Each is a process of its own, whose output is shown as it comes. Its last line of JSON has its ratios. One that fails
 or takes too long is named at the end, the others run on, and the exit status is 1. The table says what each benchmark
-compares with, and the targets: the least (>=) or the most (<=) that a ratio should be. A missed target is no failure,
-as it depends on the machine.
+compares with, and the targets: the least (>=) or the most (<=) that a ratio should be. A missed target is not a
+failure, as it depends on the machine.
 """
 
 import argparse

@@ -35,6 +35,7 @@ LEAST_SHOWN, WHOLE_SHOWN = 0.4, 0.9
 # Shapes with nothing in the middle of their box.
 HOLLOW = ("ring",)
 
+# `xyxy` in absolute pixels of the scene, right and bottom exclusive.
 Box = tuple[int, int, int, int]
 
 

@@ -222,7 +222,7 @@ def test_mistakes_are_one_line(classify, arguments, message):
     [
         ("", "blank name"),
         ("cat,,dog", "blank name"),
-        ("cat,cat", "'cat' is there twice"),
+        ("cat,cat", "'cat' appears twice"),
         ("no.txt", "does not exist"),
     ],
 )

@@ -233,7 +233,7 @@ def test_mistakes(describe, server, run, tmp_path, monkeypatch):
     for arguments, message in [
         (("cat,",), "LABELS: 'cat,' has a blank name"),
         (("labels.txt",), "LABELS: labels.txt does not exist"),
-        (("cat,cat",), "'cat' is there twice"),
+        (("cat,cat",), "'cat' appears twice"),
         (("cat", "--output", tmp_path / "out.txt"), "must be a file whose name ends with .json"),
         (("cat", "--output", foreign), "exists, and would be replaced: pass --overwrite, or another file"),
         ((str(labels), "--output", labels), "is the file of LABELS, which would be lost"),

@@ -315,7 +315,7 @@ BAD_LABELS = [
     ("cat", None, "`labels` must be a list of texts"),
     (["cat", 3], None, "`labels`: label 2 is .*, not a text"),
     (["cat", " "], None, "`labels`: label 2 is blank"),
-    (["cat", "cat"], None, "'cat' is there twice"),
+    (["cat", "cat"], None, "'cat' appears twice"),
     (["red_ball", "red ball"], None, "'red_ball' and 'red ball' have one name"),
     (["cat", "dog"], {"cat": ["a"]}, r"`descriptions` lack 1 of 2 labels: 'dog'"),
     (["cat"], {"cat": []}, "'cat' has no text"),

@@ -20,7 +20,7 @@ def test_labels_of_a_text_file(tmp_path):
     with pytest.raises(ValueError, match="has one line, with commas"):
         read_labels(path)
     path.write_text("cat\ndog\ncat\n")
-    with pytest.raises(ValueError, match=r"labels\.txt: 'cat' is there twice"):
+    with pytest.raises(ValueError, match=r"labels\.txt: 'cat' appears twice"):
         read_labels(path)
 
 
@@ -88,7 +88,7 @@ def test_labels_of_the_command_line(tmp_path, monkeypatch):
         ("data/labels", "does not exist"),
         ("cat,,dog", "has a blank name"),
         ("", "has a blank name"),
-        ("cat,dog,cat", "--labels: 'cat,dog,cat': 'cat' is there twice"),
+        ("cat,dog,cat", "--labels: 'cat,dog,cat': 'cat' appears twice"),
     ]:
         with pytest.raises(CommandError) as error:
             labels_of(text)

@@ -181,7 +181,7 @@ def test_templates_of_methods():
         ({"descriptions": {"cloud": "white"}}, "the value of 'cloud' is a text ('white')"),
         ({"labels": []}, "`labels` must have at least one label"),
         ({"labels": "cat"}, "`labels` must be a list of texts"),
-        ({"labels": ["cat", "cat"]}, "'cat' is there twice"),
+        ({"labels": ["cat", "cat"]}, "'cat' appears twice"),
     ],
 )
 def test_wrong_arguments(arguments, message):

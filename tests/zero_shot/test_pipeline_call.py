@@ -125,7 +125,7 @@ def test_labels_in_one_text(classifier):
     ("kwargs", "message"),
     [
         ({"candidate_labels": []}, "must have at least one label"),
-        ({"candidate_labels": ["cloud", "cloud"]}, "'cloud' is there twice"),
+        ({"candidate_labels": ["cloud", "cloud"]}, "'cloud' appears twice"),
         (
             {"candidate_labels": LABELS, "hypothesis_template": "a photo"},
             r"`hypothesis_template`: 'a photo' has no \{\}",

@@ -42,7 +42,7 @@ def labels_of(text: str, argument: str = "--labels") -> list[str]:
         `list[str]`: the labels, at least one and none twice.
 
     Raises:
-        CommandError: there is no such file, it holds no labels, or a name is blank or there twice.
+        CommandError: there is no such file, it holds no labels, or a name is blank or repeated.
 
     Example:
     >>> labels_of("cat, dog,red ball")

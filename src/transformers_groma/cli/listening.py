@@ -16,7 +16,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def warn_without_key(keys: tuple[str, ...], host: str, address: str, port: int) -> None:
-    """Say that other machines may ask, if there is no API key.
+    """Warn that other machines may ask where no API key is set.
 
     Args:
         keys (`tuple[str, ...]`): the accepted API keys.

@@ -12,7 +12,7 @@ MODEL = "DIR_OR_REPO"
 
 
 def add_model_export_arguments(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Add the arguments that say what is exported, and where to; `note` goes on with the help of the model."""
+    """Add the arguments that say what is exported, and where to; `note` continues the help of the model."""
     parser.add_argument("model", metavar=MODEL, help=f"folder or Hub name of a Groma or a GLaMM{note}")
     parser.add_argument("output_dir", metavar="OUT", type=Path, help="folder to write; it appears when it is complete")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")

@@ -58,7 +58,7 @@ def add_view_arguments(parser: "argparse._ActionsContainer") -> None:
         "--view-count",
         metavar="N",
         type=positive(int),
-        help=f"views of an image; of regions at most so many, with `both` so many of each (default: {VIEW_COUNT})",
+        help=f"views of an image; of regions at most this many, with `both` this many of each (default: {VIEW_COUNT})",
     )
     parser.add_argument(
         "--seed",

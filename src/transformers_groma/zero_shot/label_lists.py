@@ -43,9 +43,7 @@ def check_labels(labels: Sequence[str], argument: str = "`labels`") -> tuple[str
     seen: dict[str, str] = {}
     for label, name in zip(labels, names, strict=True):
         if name in seen:
-            pair = (
-                f"{label!r} is there twice" if seen[name] == label else f"{seen[name]!r} and {label!r} have one name"
-            )
+            pair = f"{label!r} appears twice" if seen[name] == label else f"{seen[name]!r} and {label!r} have one name"
             raise ValueError(f"{argument}: {pair}, so no text could tell them apart. Rename or remove one.")
         seen[name] = label
     return names

@@ -62,7 +62,7 @@ def read_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
-        ValueError: it is not JSON or has another layout, a class name is there twice, or a class has no text or
+        ValueError: it is not JSON or has another layout, a class name appears twice, or a class has no text or
             something else than texts; the message names file and class.
 
     Example:
