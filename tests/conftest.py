@@ -3,7 +3,9 @@
 import gc
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,21 @@ os.environ["GROMA_KERNELS"] = "reference"
 # absl, which tensorboard and OpenVINO import, logs to what stderr was at its import: the file of pytest's capture. It
 # would close that file, and with it fail every later test, when uvicorn sets up logging in a test with `capfd`.
 absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give temporary files outside of `tmp_path`, and caches, a folder that goes at the end.
+
+    A full run left gigabytes in the machine's temporary folder and in the cache of Hugging Face.
+    """
+    if hasattr(config, "workerinput"):
+        return  # a worker of xdist, which has the environment of its parent
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` of a failed test stays
+    folder = tempfile.mkdtemp(prefix="groma-tests-")
+    tempfile.tempdir = None
+    os.environ["TMPDIR"] = folder
+    os.environ["HF_DATASETS_CACHE"] = os.path.join(folder, "datasets")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:
