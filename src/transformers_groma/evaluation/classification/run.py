@@ -105,18 +105,8 @@ def classify_dataset(
     methods, said = _methods(options, files)
     if names.note is not None:
         said.append(names.note)
-    defaults = default_temperatures(encoder.model.config.model_type)
-    image_temperature, text_temperature = (
-        check_temperature(own if given is None else given, name)
-        for given, own, name in (
-            (options.image_temperature, defaults.image, "image_temperature"),
-            (options.text_temperature, defaults.text, "text_temperature"),
-        )
-    )
-    if "wca" in methods and not defaults.is_tuned and None in (options.image_temperature, options.text_temperature):
-        said.append(
-            f"the temperatures of WCA were tuned for CLIP; none are published for {encoder.model.config.model_type}"
-        )
+    image_temperature, text_temperature, note = _temperatures(options, methods, encoder.model.config.model_type)
+    said += note
     # Texts that lack a class end the run here, before any image is read.
     texts = texts_of_methods(names.names, methods, files, options.all_seeds)
     said += _unused(texts)
@@ -130,22 +120,13 @@ def classify_dataset(
             "dataset_fingerprint": fingerprint,
         }
         settings: dict[str, Any] = {
-            "benchmark": BENCHMARK,
             "model": model_name,
             "model_revision": getattr(encoder.model.config, "_commit_hash", None),
+            "device": encoder.model.device.type,
             **identity,
-            "dataset": images.name,
-            "split": images.split,
-            "rows": len(images),
-            "classes": len(images.classes),
-            **{name: value for name, value in asdict(options).items() if name not in _NOT_SETTINGS},
-            "methods": methods,
-            "bounds": options.view_bounds,
+            **_settings(images, options, files, methods),
             "image_temperature": image_temperature,
             "text_temperature": text_temperature,
-            "texts_sha256": _digest(asdict(files)),
-            "device": encoder.model.device.type,
-            "versions": versions(),
             **(notes or {}),
         }
         check_folder(output_dir, settings)
@@ -166,15 +147,13 @@ def classify_dataset(
         )
         features.check_space(rows[0].texts_of(0).anchors.shape[-1])
         scorer = DatasetScorer(rows, images, names, encoder, image_temperature)
-        with bar, complete_file(output_dir / PREDICTIONS_NAME) as file:
-            for batch in features.batches():
-                for record in scorer.add(batch):
-                    file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        with bar:
+            _write_predictions(output_dir, features, scorer)
         results = scorer.results()
-        labels = images.labels[scorer.numbers]
         main = next((result for result in results if result.row.method.name == "wca"), results[-1])
         left_out = {**images.left_out, **scorer.unreadable}
         settings["left_out"] = {reason: len(found) for reason, found in left_out.items()}
+        labels = images.labels[scorer.numbers]
         plot_confusion(labels, main.predicted, images.classes.shown, output_dir / CONFUSION_NAME, title=main.row.title)
         if options.gallery:
             _draw_gallery(
@@ -228,6 +207,44 @@ def _unused(texts: Mapping[str, Sequence[LabelTexts]]) -> list[str]:
                 f"a file of texts also has {counted(len(unused), 'class name')} of no class here: {quoted(unused)}"
             )
     return said
+
+
+def _temperatures(options: TableOptions, methods: Sequence[str], model_type: str) -> tuple[float, float, list[str]]:
+    """The temperatures of images and texts, and a note where WCA runs with untuned ones."""
+    defaults = default_temperatures(model_type)
+    given = {"image_temperature": options.image_temperature, "text_temperature": options.text_temperature}
+    own = {"image_temperature": defaults.image, "text_temperature": defaults.text}
+    image, text = (check_temperature(own[name] if value is None else value, name) for name, value in given.items())
+    said = []
+    if "wca" in methods and not defaults.is_tuned and None in given.values():
+        said.append(f"the temperatures of WCA were tuned for CLIP; none are published for {model_type}")
+    return image, text, said
+
+
+def _settings(
+    images: LabelledImages, options: TableOptions, files: TextFiles, methods: Sequence[str]
+) -> dict[str, Any]:
+    """The settings of a run that follow from the dataset, the options and the installed versions."""
+    return {
+        "benchmark": BENCHMARK,
+        "dataset": images.name,
+        "split": images.split,
+        "rows": len(images),
+        "classes": len(images.classes),
+        **{name: value for name, value in asdict(options).items() if name not in _NOT_SETTINGS},
+        "methods": methods,
+        "bounds": options.view_bounds,
+        "texts_sha256": _digest(asdict(files)),
+        "versions": versions(),
+    }
+
+
+def _write_predictions(output_dir: Path, features: FeatureFolder, scorer: DatasetScorer) -> None:
+    """Score all images, and write a line for each."""
+    with complete_file(output_dir / PREDICTIONS_NAME) as file:
+        for batch in features.batches():
+            for record in scorer.add(batch):
+                file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def _plans(
