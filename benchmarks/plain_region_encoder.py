@@ -27,7 +27,7 @@ class PlainRegionEncoder:
             position = torch.stack([x, y])[None].expand(len(enlarged), -1, -1, -1)
             maps.append(conv(torch.cat([enlarged, position], dim=1)))
         for layer in self.encoder.fuse_layers:
-            maps = layer(maps)
+            maps = [layer.norm(layer.conv(mixed)).relu() for mixed in layer.mix(maps)]
         return maps
 
     def crop(self, maps: list[Tensor], boxes: Tensor) -> list[Tensor]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ..boxes import box_cxcywh_to_xyxy
 from ..exact_boxes import exact_boxes
 from .configuration_region_encoder import GromaRegionEncoderConfig
+from .modeling_fast_convolution import convolve, saves_time
 from .modeling_ops import GromaRoiAlign, computing_dtype
 
 # oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
@@ -24,7 +25,7 @@ class GromaFeatureFusion(nn.Module):
         self.norm = nn.GroupNorm(num_groups, hidden_size, eps=1e-5)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Mix each map with its neighbours: half of its own channels, a quarter of each neighbour's.
+        """Mix each map with its neighbours, convolve and normalize it.
 
         Args:
             maps (`list[Tensor]`, each of shape `(B, C, H, W)`): finest first.
@@ -32,18 +33,28 @@ class GromaFeatureFusion(nn.Module):
         Returns:
             `list[Tensor]`: fused maps of the same shapes.
         """
+        return [self._normalize(convolved).relu() for convolved in convolve(self.conv, self.mix(maps))]
+
+    def mix(self, maps: list[Tensor]) -> list[Tensor]:
+        """What the convolution reads: half of each map's own channels, a quarter of each neighbour's.
+
+        Args:
+            maps (`list[Tensor]`, each of shape `(B, C, H, W)`): finest first.
+
+        Returns:
+            `list[Tensor]`: maps of the same shapes.
+        """
         quarter = maps[0].shape[1] // 4
         # Split, not sliced: the gradient of each slice would be a whole map of zeros around its own.
         parts = [level.split([2 * quarter, quarter, quarter], dim=1) for level in maps]
-        fused = []
+        mixed = []
         # The finest map is its own finer neighbour, the coarsest its own coarser one. A map gives its third quarter of
         # channels to the coarser neighbour and its last quarter to the finer one.
         for index, own in enumerate(maps):
             (kept, _, _), (_, _, coarser) = parts[index], parts[min(index + 1, len(maps) - 1)]
             _, finer, _ = parts[max(index - 1, 0)]
-            mixed = torch.cat([kept, resize_map(coarser, own), resize_map(finer, own)], dim=1)
-            fused.append(self._normalize(self.conv(mixed)).relu())
-        return fused
+            mixed.append(torch.cat([kept, resize_map(coarser, own), resize_map(finer, own)], dim=1))
+        return mixed
 
     def _normalize(self, fused: Tensor) -> Tensor:
         """Normalize a map in its own layout. On a CPU torch sums large maps less exactly if channels come last."""
@@ -184,6 +195,7 @@ class GromaRegionEncoder(nn.Module):
             `(B, C, grid, grid)`; of four the first is `(B, C, 8 * grid, 8 * grid)`.
         """
         maps, dtype = [], computing_dtype(self, feature_maps[0].dtype)
+        layout = self._memory_format(feature_maps[0].to(dtype))
         for feature_map, scale, conv in zip(feature_maps, self.map_scales, self.input_convs, strict=True):
             # The original enlarges a map and its two coordinate maps and then convolves. A 1x1 convolution works on
             # single pixels, so it commutes with bilinear resizing: here it comes first, while the maps are small.
@@ -191,11 +203,19 @@ class GromaRegionEncoder(nn.Module):
             feature_map = feature_map.to(dtype)
             coordinates = _coordinate_maps(feature_map).expand(feature_map.shape[0], -1, -1, -1)
             projected = conv(torch.cat([feature_map, coordinates], dim=1))
-            projected = projected.contiguous(memory_format=_fastest_memory_format(projected))
+            projected = projected.contiguous(memory_format=layout)
             maps.append(resize_map(projected, size=tuple(side * scale for side in feature_map.shape[-2:])))
         for layer in self.fuse_layers:
             maps = layer(maps)
         return maps
+
+    def _memory_format(self, feature_map: Tensor) -> torch.memory_format:
+        """How the maps are laid out that are fused: as the convolution likes it that the finest map will meet."""
+        height, width = (self.map_scales[0] * side for side in feature_map.shape[-2:])
+        finest = feature_map[..., :1, :1].expand(-1, -1, height, width)  # its shape without its memory
+        if self.fuse_layers and saves_time(self.fuse_layers[0].conv, finest):
+            return torch.channels_last
+        return _fastest_memory_format(feature_map)
 
     def _boxes_for_roi_align(self, boxes: Tensor) -> Tensor:
         """Normalized `cxcywh` boxes as the four numbers that ROIAlign takes for corners."""
@@ -213,7 +233,7 @@ class GromaRegionEncoder(nn.Module):
         Returns:
             `Tensor` of shape `(T, output_size)`.
         """
-        merged = sum(conv(crop) for conv, crop in zip(self.roi_convs, crops, strict=True)).relu()
+        merged = sum(convolve(conv, [crop])[0] for conv, crop in zip(self.roi_convs, crops, strict=True)).relu()
         content = self.roi_projection(merged.flatten(1))
         if self.config.box_embedding_format == "xyxy":
             boxes = box_cxcywh_to_xyxy(boxes)
