@@ -53,6 +53,7 @@ BENCHMARKS = {
         least={"prefill": 1.35, "answer_of_64_tokens": 1.15, "cache_of_the_prompt": 1.5, "second_question": 8},
     ),
     "kernels": Benchmark("plain torch operators; the arithmetic floor", ("--rounds", "2")),
+    "fast_convolution": Benchmark("all convolutions torch's own", ("--rounds", "2"), least={"perceive": 1.3}),
     "evaluation": Benchmark("one row at a time", least={"batch of 16 vs single, one image per row": 2.6}),
     "training": Benchmark("all slots and all logits", least={"": 1.3}),
     "precomputed_regions": Benchmark("proposals found in each step"),

@@ -79,6 +79,26 @@ class TestWhere:
         narrow = nn.Conv2d(MIN_CHANNELS - 1, MIN_CHANNELS, 3, padding=1)
         assert not saves_time(narrow, wide_map(channels=MIN_CHANNELS - 1))
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"kernel_size": 5, "padding": 2},
+            {"padding": 0},
+            {"padding": "same"},
+            {"stride": 2},
+            {"dilation": 2},
+            {"groups": 2},
+            {"padding_mode": "reflect"},
+        ],
+        ids=lambda change: " ".join(change),
+    )
+    @torch.no_grad()
+    def test_other_convolutions_stay_as_they_are(self, change):
+        settings = {"kernel_size": 3, "padding": 1} | change
+        conv, entry = nn.Conv2d(MIN_CHANNELS, MIN_CHANNELS, **settings), wide_map()
+        assert not saves_time(conv, entry)
+        assert torch.equal(convolve(conv, [entry])[0], conv(entry))
+
     def test_not_where_gradients_are_needed(self):
         conv, entry = wide_convolution(), wide_map()
         assert not saves_time(conv, entry)
@@ -106,6 +126,7 @@ class TestWhere:
             convolve(conv, [entry])
         assert calls == ["hook", "forward"]
         assert not saves_time(nn.Sequential(wide_convolution()), entry)
+        assert not saves_time(nn.utils.parametrizations.weight_norm(wide_convolution()), entry)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         assert not saves_time(wide_convolution(), entry)
 

@@ -26,7 +26,7 @@ def convolve(conv: nn.Conv2d, maps: list[Tensor]) -> list[Tensor]:
     """Apply one 3x3 convolution to several maps, with fewer multiplications where that is faster.
 
     Args:
-        conv (`nn.Conv2d`): kernel 3, padding 1, otherwise defaults.
+        conv (`nn.Conv2d`): any; those of another kernel than 3 or another padding than 1 are taken as they are.
         maps (`list[Tensor]`, each of shape `(B, C, H, W)`): batch and size may differ.
 
     Returns:
@@ -59,10 +59,7 @@ def saves_time(conv: nn.Conv2d, feature_map: Tensor) -> bool:
     Returns:
         `bool`: never where a gradient is needed, since the transforms would keep their inputs.
     """
-    # Whatever wraps, hooks or offloads a layer acts when the layer itself is called.
-    if type(conv) is not nn.Conv2d or "forward" in vars(conv) or conv._forward_hooks or conv._forward_pre_hooks:
-        return False
-    if type(conv.weight) not in (nn.Parameter, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _is_plain(conv):
         return False
     for tensor in (conv.weight, feature_map):
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
@@ -73,6 +70,15 @@ def saves_time(conv: nn.Conv2d, feature_map: Tensor) -> bool:
     tiles = batch_size * -(-height // TILE) * -(-width // TILE)
     is_wide = min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
     return is_wide and tiles >= MIN_TILES and not torch.is_autocast_enabled("cpu")
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a layer is a 3x3 convolution that nothing wraps, hooks, offloads, quantizes or adapts."""
+    # What does so acts when the layer itself is called.
+    if type(conv) is not nn.Conv2d or "forward" in vars(conv) or conv._forward_hooks or conv._forward_pre_hooks:
+        return False
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
+    return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and type(conv.weight) in (nn.Parameter, Tensor)
 
 
 def _transforms() -> tuple[Tensor, Tensor, Tensor]:
