@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from transformers_groma import GromaImageProcessor
-from transformers_groma.training.seeded_rows import check_one_image_size, data_seed
+from transformers_groma.training.arguments import data_seed
+from transformers_groma.training.seeded_rows import check_one_image_size
 
 from .detectors import SIDE, image_processor, make_trainer, training_arguments
 
@@ -12,6 +13,11 @@ from .detectors import SIDE, image_processor, make_trainer, training_arguments
 def test_rows_have_a_seed_of_their_own_if_it_is_given(tmp_path):
     assert data_seed(training_arguments(tmp_path, seed=3)) == 3
     assert data_seed(training_arguments(tmp_path, seed=3, data_seed=0)) == 0
+
+
+def test_another_order_of_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'sequential', but rows are drawn by.*Set it to 'random'"):
+        make_trainer(tmp_path, train_sampling_strategy="sequential")
 
 
 def test_a_process_has_one_device_and_one_image_size(tmp_path):

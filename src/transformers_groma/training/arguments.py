@@ -221,10 +221,27 @@ def refuse_hub_token(args: TrainingArguments) -> None:
         )
 
 
+def data_seed(args: TrainingArguments) -> int:
+    """The seed of the order of rows and of what is random about them.
+
+    Args:
+        args (`TrainingArguments`): `data_seed`, or else `seed`, is read.
+
+    Returns:
+        `int`: the seed.
+
+    Example:
+    >>> data_seed(TrainingArguments(seed=3, use_cpu=True))
+    3
+    """
+    return args.seed if args.data_seed is None else args.data_seed
+
+
 __all__ = [
     "DataArguments",
     "DatasetArguments",
     "as_list",
+    "data_seed",
     "load_datasets",
     "load_evaluation",
     "loading",

@@ -1,9 +1,10 @@
-"""Stops training on a non-finite loss, and saves the batch that led to it."""
+"""What trainers do beside a step: stop on a non-finite loss and save its batch; tell samplers the epoch."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class NonFiniteLossError(RuntimeError):
@@ -44,4 +45,27 @@ def check_loss(loss: torch.Tensor, inputs: dict[str, Any], output_dir: str | Pat
     )
 
 
-__all__ = ["NonFiniteLossError", "check_loss"]
+class OrderByEpoch(Protocol):
+    """A sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class SetEpoch(TrainerCallback):
+    """Tells a trainer's sampler which epoch begins: `Trainer` does not reach it after a resume on several processes.
+
+    Attributes:
+        sampler (`OrderByEpoch`, *optional*): to be told.
+    """
+
+    def __init__(self) -> None:
+        self.sampler: OrderByEpoch | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
+
+
+__all__ = ["NonFiniteLossError", "OrderByEpoch", "SetEpoch", "check_loss"]

@@ -16,10 +16,11 @@ from ..boxes import box_cxcywh_to_xyxy, scale_boxes
 from ..evaluation.proposals import PADDING, pack_detections, region_metrics, unpack_detections
 from ..exact_boxes import exact_boxes
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from .arguments import data_seed
 from .augmentation import AUGMENTATIONS
 from .callbacks import check_loss
 from .detection_data import DetectionCollator, DetectionDataset, row_sources
-from .seeded_rows import SeededRowsTrainer, check_one_image_size, data_seed
+from .seeded_rows import SeededRowsTrainer, check_one_image_size
 
 # These layers choose where deformable attention samples. They learn more slowly, as in Deformable DETR.
 OFFSET_LAYERS = ("sampling_offsets", "reference_points")

@@ -52,11 +52,6 @@ class GlammTrainer(SeededBatchesMixin, GromaSFTTrainer):
         limits: QuestionLimits,
         **kwargs: Any,
     ):
-        if args.train_sampling_strategy != "random":
-            raise ValueError(
-                f"`train_sampling_strategy` is {args.train_sampling_strategy!r}, but rows are drawn by the weights of "
-                "types and datasets. Set it to 'random'."
-            )
         self.mixture = mixture
         self.type_shares = type_shares
         self.limits = limits

@@ -19,6 +19,7 @@ from ..evaluation.proposals import PADDING
 from ..model_files import INDEX_FILE, WEIGHTS_FILE, shard_names
 from ..models.groma.modeling_groma import GromaForConditionalGeneration
 from ..models.groma.modeling_groma_detector import GromaForRegionProposal
+from .arguments import data_seed
 from .augmentation import AUGMENTATIONS
 from .callbacks import check_loss
 from .mask_data import (
@@ -31,7 +32,7 @@ from .mask_data import (
 from .mask_datasets import rows_with_masks
 from .mask_evaluation import MEASURES, mask_metrics, measure_image
 from .mask_learner import MaskLearner
-from .seeded_rows import SeededRowsTrainer, check_one_image_size, data_seed
+from .seeded_rows import SeededRowsTrainer, check_one_image_size
 from .trainable import eval_frozen_parts
 from .trainer import learn_in_float32
 

@@ -8,33 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .arguments import data_seed
+from .callbacks import OrderByEpoch
 from .samplers import EpochSourceBatchSampler
 from .trainer import StageTrainerMixin
 
 
-class BatchSampler(Protocol):
+class BatchSampler(OrderByEpoch, Protocol):
     """Yields what a dataset is asked for, batch by batch, in an order that depends on the epoch."""
-
-    def set_epoch(self, epoch: int) -> None: ...
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[list[Any]]: ...
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the batch sampler which epoch begins: `Trainer` does not reach it after a resume on several processes."""
-
-    def __init__(self) -> None:
-        self.sampler: BatchSampler | None = None
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class SeededBatchesMixin:
@@ -45,17 +33,23 @@ class SeededBatchesMixin:
     Args:
         *args, **kwargs: passed on to the trainer.
 
+    Raises:
+        ValueError: another order of the rows is asked for.
+
     Attributes:
         data_seed (`int`): seed of the order of the rows, for datasets as well.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        if args.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy` is {args.train_sampling_strategy!r}, but rows are drawn by the weights of "
+                "types and datasets, or those of one source at a time. Set it to 'random'."
+            )
         self.data_seed = data_seed(args)
-        self._set_epoch = _SetEpoch()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
         super().__init__(model=model, args=args, **kwargs)
-        self.add_callback(self._set_epoch)
 
     def batch_sampler(self) -> BatchSampler:
         """The sampler of the training; its `set_epoch` is called when an epoch begins."""
@@ -69,7 +63,7 @@ class SeededBatchesMixin:
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
         sampler = self.batch_sampler()
-        self._set_epoch.sampler = sampler
+        self.set_epoch.sampler = sampler
         loader = DataLoader(
             self.rows_to_sample(),
             batch_sampler=sampler,
@@ -128,22 +122,6 @@ class SeededRowsTrainer(SeededBatchesMixin, StageTrainerMixin, Trainer):
         )
 
 
-def data_seed(args: TrainingArguments) -> int:
-    """The seed of the order of rows and of what is random about them.
-
-    Args:
-        args (`TrainingArguments`): `data_seed`, or else `seed`, is read.
-
-    Returns:
-        `int`: the seed.
-
-    Example:
-    >>> data_seed(TrainingArguments(seed=3, use_cpu=True))
-    3
-    """
-    return args.seed if args.data_seed is None else args.data_seed
-
-
 def check_one_image_size(args: TrainingArguments, image_processor: BaseImageProcessor, image_size: int) -> None:
     """Check that a process trains on one device, with images of the model's size.
 
@@ -167,4 +145,4 @@ def check_one_image_size(args: TrainingArguments, image_processor: BaseImageProc
         )
 
 
-__all__ = ["BatchSampler", "SeededBatchesMixin", "SeededRowsTrainer", "check_one_image_size", "data_seed"]
+__all__ = ["BatchSampler", "SeededBatchesMixin", "SeededRowsTrainer", "check_one_image_size"]

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import is_compiled_module
+from accelerate.utils import broadcast_object_list, is_compiled_module
+from datasets import Dataset
 from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils import PushInProgress
@@ -26,11 +28,12 @@ from trl import SFTConfig, SFTTrainer
 
 from ..exact_boxes import BOX_INPUTS, boxes_to_bits
 from ..model_files import base_of_adapter, model_files, read_json
-from .arguments import refuse_hub_token
-from .callbacks import check_loss
+from .arguments import data_seed, refuse_hub_token
+from .callbacks import SetEpoch, check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, public_name, write_model_card
 from .packing import packed_tokens
+from .row_order import SeededOrder, estimate_lengths, order_by_length
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 # What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
@@ -55,7 +58,7 @@ def prepare_arguments(args: TrainingArguments) -> None:
             prepared, because the collator reads rows as they are; `ddp_find_unused_parameters` is filled in.
 
     Raises:
-        ValueError: several GPUs in one process, label smoothing, or another loss.
+        ValueError: several GPUs in one process, label smoothing, another loss, or batches that need token ids in rows.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -70,6 +73,11 @@ def prepare_arguments(args: TrainingArguments) -> None:
         )
     if isinstance(args, SFTConfig) and args.loss_type != "nll":
         raise ValueError(f"`loss_type` is {args.loss_type!r}, but the loss is the model's own. Set it to 'nll'.")
+    if args.train_sampling_strategy == "batch_rebalance":
+        raise ValueError(
+            "`train_sampling_strategy` is 'batch_rebalance', which needs token ids in the rows. Set it to "
+            "'group_by_length', which balances the processes, too."
+        )
     args.remove_unused_columns = False
     if isinstance(args, SFTConfig):
         # The collator does all of it, and keeps the boxes.
@@ -115,15 +123,19 @@ class StageTrainerMixin:
 
     Attributes:
         card_details (`dict`): what `write_model_card` should say beside the trainer's own settings.
+        set_epoch (`SetEpoch`): tells the sampler of the training which epoch begins.
     """
 
     model_kind: ClassVar[ModelKind] = "chat"
     card_details: dict[str, Any]
+    set_epoch: SetEpoch
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         refuse_hub_token(args)
         self.card_details = {}
+        self.set_epoch = SetEpoch()
         super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(self.set_epoch)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # An evaluation before training marks the model as prepared. Accelerate would then leave it unwrapped, and each
@@ -268,6 +280,9 @@ def _finished(result: Any) -> Future:
 class GromaLossMixin(StageTrainerMixin):
     """The training step of stages 2 and 3. `Trainer` averages the loss over the answer tokens of all processes.
 
+    With `train_sampling_strategy="group_by_length"` the rows of a step have similar lengths, also without token ids in
+    the dataset: `estimate_lengths` reads the conversations.
+
     Args:
         model (`nn.Module`): the model, frozen where it should not learn.
         args (`TrainingArguments`): the recipe.
@@ -280,6 +295,25 @@ class GromaLossMixin(StageTrainerMixin):
         if isinstance(self.data_collator, ConversationCollator):
             # All processes gather sharded weights together, layer by layer, so each must run the same layers.
             self.data_collator.always_image = self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        is_grouped = self.args.train_sampling_strategy == "group_by_length" and isinstance(rows, Dataset)
+        if not is_grouped or not isinstance(self.data_collator, ConversationCollator):
+            return super()._get_train_sampler(train_dataset)
+        lengths = None
+        if self.accelerator.is_main_process:
+            workers = self.args.dataloader_num_workers or None
+            lengths = estimate_lengths(rows, self.data_collator.processor, workers)
+        (lengths,) = broadcast_object_list([lengths])
+        rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        sampler = SeededOrder(order_by_length(lengths, rows_per_step), len(rows), data_seed(self.args))
+        self.set_epoch.sampler = sampler
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        # In their order: `Trainer` averages over batches, so the loss of other batches would be another.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def compute_loss(
         self,
