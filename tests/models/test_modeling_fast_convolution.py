@@ -47,6 +47,11 @@ class TestConvolving:
                 assert_close(convolved, expected, atol=2e-5, rtol=0)
                 assert convolved.stride(1) == 1  # channels last
 
+    def test_its_constants_are_numbers_also_where_it_is_imported_on_the_meta_device(self):
+        with torch.device("meta"):
+            matrices = modeling_fast_convolution._transforms()
+        assert [matrix.device.type for matrix in matrices] == ["cpu"] * 3
+
     @torch.no_grad()
     def test_maps_of_several_sizes_and_small_ones(self):
         conv, maps = wide_convolution(), [wide_map(), wide_map(2, 9, 7), wide_map(2, 40, 40)]

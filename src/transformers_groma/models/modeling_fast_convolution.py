@@ -87,10 +87,11 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     A filter and a row of outputs are polynomials, whose product has 6 coefficients: those of the values at 5 points
     and at infinity, where only the highest coefficient counts. A convolution is the transpose of that product.
     """
-    powers = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(WINDOW)
+    # On the CPU also where this module is imported while a model is made on the meta device.
+    powers = torch.tensor(POINTS, dtype=torch.float64, device="cpu")[:, None] ** torch.arange(WINDOW, device="cpu")
 
     def evaluation(coefficients: int) -> Tensor:
-        at_infinity = torch.zeros(1, coefficients, dtype=torch.float64)
+        at_infinity = torch.zeros(1, coefficients, dtype=torch.float64, device="cpu")
         at_infinity[0, -1] = 1
         return torch.cat([powers[:, :coefficients], at_infinity])
 
