@@ -80,6 +80,14 @@ def holes(pixels: int) -> np.ndarray:
     return mask
 
 
+def comb(pixels: int) -> np.ndarray:
+    """One part with the longest outline: teeth of one pixel."""
+    side = int(pixels**0.5)
+    mask = np.zeros((side, side), bool)
+    mask[:, ::2] = mask[0] = True
+    return mask
+
+
 def many_phrases(count: int) -> str:
     return " and ".join(f"<p>thing {number}</p> <roi><r{number}></roi>" for number in range(count))
 
@@ -97,6 +105,17 @@ def tasks(folder: Path) -> dict[str, Task]:
     def labels(count: int) -> Callable[[], Any]:
         boxes, side = small_boxes(count), image_side(count)
         return lambda: place_labels(boxes, [[(40, 12), (20, 12)]] * count, (side, side), boxes)
+
+    def labels_in_one_image(count: int) -> Callable[[], Any]:
+        corners = np.random.default_rng(0).integers(0, 988, (count, 2)).astype(float)
+        boxes = [(x, y, x + 12, y + 12) for x, y in corners.tolist()]
+        return lambda: place_labels(boxes, [[(40, 12), (20, 12)]] * count, (1000, 1000), boxes)
+
+    def dashes(count: int) -> Callable[[], Any]:
+        mask = comb(count)
+        box = torch.tensor([[0.0, 0, mask.shape[1], mask.shape[0]]])
+        answer = ground_text("It is blue.", box, user_region_ids=[0]).with_masks({0: mask})
+        return lambda: answer.draw(Image.new("RGB", mask.shape[::-1], "white"))
 
     def streaming(count: int) -> Callable[[], Any]:
         ids = tokenizer(many_phrases(40), add_special_tokens=False)["input_ids"]
@@ -182,7 +201,9 @@ def tasks(folder: Path) -> dict[str, Task]:
             60_000,
             of_mask(lambda given: polygons_to_rle(*given), lambda count: (mask_to_polygons(holes(count)), 800, 800)),
         ),
-        "places of labels": (250, labels),
+        "places of labels": (1000, labels),
+        "places of labels in one image": (1000, labels_in_one_image),
+        "drawing, the dashes of a comb": (400_000, dashes),
         "drawing, a phrase for each region": (100, drawing),
         "JSON lines, appending": (5000, appended),
         "JSON lines, resuming": (10_000, resume),

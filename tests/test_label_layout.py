@@ -62,8 +62,14 @@ def test_what_is_far_away_changes_no_place(seed, monkeypatch):
     boxes = [(x, y, x + draws.uniform(2, 90), y + draws.uniform(2, 90)) for x, y in corners]
     arguments = (boxes, [[(60, 12), (30, 12)]] * 120, (960, 720), boxes[::2], [(5, 5, 90, 30)])
     placed = place_labels(*arguments)
-    monkeypatch.setattr("transformers_groma.label_layout._near", lambda places, boxes: boxes)
+    everything = property(lambda boxes: lambda places: boxes._boxes[: boxes._count])
+    monkeypatch.setattr("transformers_groma.label_layout._Boxes.near", everything)
     assert place_labels(*arguments) == placed
+    monkeypatch.undo()
+    for most in (0, 1, 10**9):  # tiles of a box: none is in tiles, few are, all are
+        monkeypatch.setattr("transformers_groma.label_layout._MOST_TILES", most)
+        monkeypatch.setattr("transformers_groma.label_layout._FEW", 7)
+        assert place_labels(*arguments) == placed
     assert len({label.choice for label in placed if label is not None}) > 0
 
 

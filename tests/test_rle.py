@@ -50,6 +50,17 @@ def test_masks_are_written_as_coco_writes_them_and_read_back(name, mask):
     np.testing.assert_array_equal(coco.decode({**rle, "counts": rle["counts"].encode()}), mask)
 
 
+@pytest.mark.parametrize(("columns", "part"), [(1, 12), (5, 13), (64, 40)])
+def test_large_masks_are_written_and_read_in_parts(columns, part, monkeypatch):
+    monkeypatch.setattr("transformers_groma.rle._COLUMNS", columns)
+    monkeypatch.setattr("transformers_groma.rle._PART", part)
+    for name, mask in masks():
+        for layout in (np.ascontiguousarray, np.asfortranarray):
+            test_masks_are_written_as_coco_writes_them_and_read_back(name, layout(mask))
+    with pytest.raises(ValueError, match="a number of more than 60 bits"):
+        rle_to_mask({"size": [2, 3], "counts": "2" + "o" * 12 + "0"})
+
+
 def test_masks_of_no_pixels():
     assert mask_to_rle(np.zeros((0, 4), bool))["size"] == [0, 4]
     assert rle_to_mask(mask_to_rle(np.zeros((0, 4), bool))).shape == (0, 4)

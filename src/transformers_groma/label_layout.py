@@ -3,7 +3,9 @@
 Boxes are `xyxy` in pixels; a label is a rectangle of whole pixels inside the image.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,10 @@ Size = tuple[int, int]
 MAX_HIDDEN_SHARE = 0.1
 # How far from its box a label may be, in heights of the label.
 REACH = 8
+# Boxes are found by square tiles of this many pixels, unless they touch more than the most.
+_TILE, _MOST_TILES = 64, 256
+# How many regions are compared with all places at once.
+_FEW = 64
 
 
 class PlacedLabel(NamedTuple):
@@ -57,32 +63,65 @@ def place_labels(
     [PlacedLabel(box=(20, 30, 50, 40), choice=0)]
     """
     # The boxes themselves are often among the regions.
-    obstacles = np.array(list(dict.fromkeys([*boxes, *regions])), dtype=np.float64).reshape(-1, 4)
-    # Those of the image and room for the new ones, so that none is copied for each label.
-    labels = np.zeros((len(taken) + len(boxes), 4))
-    labels[: len(taken)] = np.array(taken, dtype=np.float64).reshape(-1, 4)
-    num_labels = len(taken)
+    space = _Space(image_size, _Boxes(list(dict.fromkeys([*boxes, *regions]))), _Boxes(taken))
     placed: list[PlacedLabel | None] = [None] * len(boxes)
     hopeless: set[tuple[Box, tuple[Size, ...]]] = set()  # free space only shrinks: what found no place never will
     for index in sorted(range(len(boxes)), key=lambda index: rectangle_area(boxes[index])):
         wanted = (boxes[index], tuple(sizes[index]))
         if wanted in hopeless:
             continue
-        placed[index] = _Space(image_size, obstacles, labels[:num_labels]).place(*wanted)
+        placed[index] = space.place(*wanted)
         if placed[index] is None:
             hopeless.add(wanted)
         else:
-            labels[num_labels] = placed[index].box
-            num_labels += 1
+            space.labels.add(placed[index].box)
     return placed
+
+
+class _Boxes:
+    """Boxes, found by where they are: each is in the lists of all tiles of the image that it touches."""
+
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        self._boxes = np.zeros((max(len(boxes), 64), 4))
+        self._count = 0
+        self._tiles: dict[tuple[int, int], list[int]] = {}
+        self._everywhere: list[int] = []  # what would be in very many lists
+        for box in boxes:
+            self.add(box)
+
+    def add(self, box: Box) -> None:
+        """Add one more box."""
+        if self._count == len(self._boxes):
+            self._boxes = np.concatenate([self._boxes, np.zeros_like(self._boxes)])
+        self._boxes[self._count] = box
+        tiles = _tiles(*box)
+        if tiles is None:
+            self._everywhere.append(self._count)
+        else:
+            for tile in tiles:
+                self._tiles.setdefault(tile, []).append(self._count)
+        self._count += 1
+
+    def near(self, places: np.ndarray) -> np.ndarray:
+        """The boxes `(m, 4)` that overlap the box around all places `(n, 4)`, in the order in which they came."""
+        if len(places) == 0:
+            return self._boxes[:0]
+        low, high = places[:, :2].min(axis=0), places[:, 2:].max(axis=0)
+        tiles = _tiles(*low.tolist(), *high.tolist())
+        if tiles is None:
+            found = self._boxes[: self._count]
+        else:
+            numbers = set(self._everywhere).union(*(self._tiles.get(tile, ()) for tile in tiles))
+            found = self._boxes[sorted(numbers)]
+        return found[((found[:, :2] < high) & (found[:, 2:] > low)).all(axis=1)]
 
 
 class _Space(NamedTuple):
     """The image with the regions and labels on it."""
 
     image_size: Size
-    regions: np.ndarray  # (n, 4)
-    labels: np.ndarray  # (m, 4)
+    regions: _Boxes
+    labels: _Boxes
 
     def place(self, box: Box, sizes: Sequence[Size]) -> PlacedLabel | None:
         """The first place that fits: beside the box in each size, then nearby."""
@@ -132,12 +171,16 @@ class _Space(NamedTuple):
         corners = np.clip(np.rint(corners), 0, room)
         places = np.concatenate([corners, corners + size], axis=1)
         # What is nowhere near, which is most of a crowded image, hides nothing.
-        labels, regions = _near(places, self.labels), _near(places, self.regions)
-        places = places[(_overlaps(places, labels) == 0).all(axis=1)]
+        places = places[(_overlaps(places, self.labels.near(places)) == 0).all(axis=1)]
+        regions = self.regions.near(places)
         areas = np.maximum(np.prod(regions[:, 2:] - regions[:, :2], axis=1), 1.0)
-        shares = _overlaps(places, regions) / areas
-        free = (shares <= MAX_HIDDEN_SHARE).all(axis=1)
-        return places[free], shares[free].sum(axis=1)
+        # Where very many regions are near, a few of them rule out most places.
+        for start in range(0, len(regions), _FEW):
+            few = slice(start, start + _FEW)
+            places = places[(_overlaps(places, regions[few]) / areas[few] <= MAX_HIDDEN_SHARE).all(axis=1)]
+            if len(places) == 0:
+                break
+        return places, (_overlaps(places, regions) / areas).sum(axis=1)
 
 
 def rectangle_area(box: Box) -> float:
@@ -210,12 +253,12 @@ def _at(places: np.ndarray, index: int) -> tuple[int, int, int, int]:
     return x1, y1, x2, y2
 
 
-def _near(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The boxes that overlap the box around all places."""
-    if len(places) == 0:
-        return boxes[:0]
-    low, high = places[:, :2].min(axis=0), places[:, 2:].max(axis=0)
-    return boxes[((boxes[:, :2] < high) & (boxes[:, 2:] > low)).all(axis=1)]
+def _tiles(x1: float, y1: float, x2: float, y2: float) -> Iterator[tuple[int, int]] | None:
+    """The tiles that a box touches; `None` if there are too many."""
+    left, top, right, bottom = (math.floor(value / _TILE) for value in (x1, y1, x2, y2))
+    if (right - left + 1) * (bottom - top + 1) > _MOST_TILES:
+        return None
+    return product(range(left, right + 1), range(top, bottom + 1))
 
 
 def _overlaps(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:

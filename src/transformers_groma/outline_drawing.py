@@ -167,11 +167,12 @@ def _dashes_along(outline: np.ndarray, length: float) -> Iterator[np.ndarray]:
     distances = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(closed, axis=0)).sum(axis=1))])
     periods = max(1, round(distances[-1] / (2 * length)))
     bounds = np.linspace(0, distances[-1], 2 * periods + 1)
-    for start, end in zip(bounds[0:-1:2], bounds[1::2], strict=True):
-        corners = closed[(distances > start) & (distances < end)]
-        ends = [np.interp([start, end], distances, closed[:, axis]) for axis in (0, 1)]
-        first, last = np.stack(ends, axis=1)
-        yield np.concatenate([[first], corners, [last]])
+    # All dashes at once: an outline may have a million corners.
+    points = np.stack([np.interp(bounds, distances, closed[:, axis]) for axis in (0, 1)], axis=1)
+    after, before = np.searchsorted(distances, bounds, side="right"), np.searchsorted(distances, bounds, side="left")
+    for start in range(0, 2 * periods, 2):
+        corners = closed[after[start] : before[start + 1]]
+        yield np.concatenate([points[start : start + 1], corners, points[start + 1 : start + 2]])
 
 
 __all__ = ["dashes", "draw_box_dashes", "draw_box_outline", "draw_mask_dashes", "draw_mask_outline", "nearest_line"]

@@ -23,6 +23,9 @@ RLE = Mapping[str, Any]
 _BITS, _MORE, _FIRST_LETTER = 5, 0b100000, ord("0")
 _SIGN = 0b10000
 _MAX_LETTERS = 12  # of a number: 60 bits fit into an int64, and so does the sum of two
+# Columns of a mask, and numbers and letters of `counts`, are worked on in parts: a mask of noise has as many runs as
+# half its pixels, and arrays of several numbers for each would take gigabytes.
+_COLUMNS, _PART = 1024, 1 << 20
 
 
 def mask_to_rle(mask: Any) -> dict[str, Any]:
@@ -67,8 +70,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> np.ndarray:
     [[False, True, True], [False, True, False]]
     """
     runs, height, width = _read(rle)
-    is_region = np.arange(len(runs)) % 2 == 1  # background and region take turns
-    return np.repeat(is_region, runs).reshape(width, height).T
+    return _fill(runs, height, width)
 
 
 def rle_area(rle: Mapping[str, Any]) -> int:
@@ -162,31 +164,32 @@ def mask_spans(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     if mask.size == 0:
         return np.zeros((0, 2), np.int64)
+    end = np.array([mask.size] if mask[-1, -1] else [], np.int64)
     # Where a pixel differs from the one before it; before the first one is background.
-    changes = np.empty(mask.size, bool)
-    changes[0] = mask[0, 0]
     if mask.flags.f_contiguous:  # column by column in memory, as `rle_to_mask` gives it
         pixels = mask.ravel(order="F")
+        changes = np.empty(mask.size, bool)
+        changes[0] = pixels[0]
         np.not_equal(pixels[1:], pixels[:-1], out=changes[1:])
-        bounds = np.flatnonzero(changes)
-    else:
-        # Row by row in memory: transposing first would take several times as long. In columns, the pixel before one is
-        # the one above it, or the bottom of the column to its left.
-        mask = np.ascontiguousarray(mask)
-        grid = changes.reshape(height, width)
-        np.not_equal(mask[1:], mask[:-1], out=grid[1:])
-        np.not_equal(mask[0, 1:], mask[-1, :-1], out=grid[0, 1:])
-        rows, columns = np.divmod(np.flatnonzero(changes), width)
-        bounds = np.sort(columns * height + rows)
-    if mask[-1, -1]:
-        bounds = np.append(bounds, mask.size)
-    return bounds.reshape(-1, 2)
+        return np.concatenate([np.flatnonzero(changes), end]).reshape(-1, 2)
+    # Row by row in memory: transposing first would take several times as long. In columns, the pixel before one is the
+    # one above it, or the bottom of the column to its left.
+    mask = np.ascontiguousarray(mask)
+    before_top = np.concatenate([[False], mask[-1, :-1]])
+    bounds = []
+    for left in range(0, width, _COLUMNS):
+        part = mask[:, left : left + _COLUMNS]
+        changes = np.empty(part.shape, bool)
+        np.not_equal(part[0], before_top[left : left + _COLUMNS], out=changes[0])
+        np.not_equal(part[1:], part[:-1], out=changes[1:])
+        rows, columns = np.divmod(np.flatnonzero(changes), part.shape[1])
+        bounds.append(np.sort((columns + left) * height + rows))
+    return np.concatenate([*bounds, end]).reshape(-1, 2)
 
 
 def spans_to_mask(spans: np.ndarray, height: int, width: int) -> np.ndarray:
     """The mask of spans, bool `(height, width)`."""
-    runs = np.diff(spans.reshape(-1), prepend=0, append=height * width)
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    return _fill(np.diff(spans.reshape(-1), prepend=0, append=height * width), height, width)
 
 
 def spans_to_rle(spans: np.ndarray, height: int, width: int) -> dict[str, Any]:
@@ -264,6 +267,13 @@ def spans_iou(
     return np.divide(intersections, unions, out=np.zeros_like(intersections), where=intersections > 0)
 
 
+def _fill(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The mask `(height, width)` of runs of background and region in turn."""
+    is_region = np.zeros(len(runs), bool)
+    is_region[1::2] = True
+    return np.repeat(is_region, runs).reshape(width, height).T
+
+
 def _read(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
     """The runs of an RLE, background first, which fill the image; its height and its width."""
     if not isinstance(rle, Mapping):
@@ -311,8 +321,17 @@ def _integers(name: str, values: Any) -> np.ndarray:
 
 def _write_counts(runs: np.ndarray) -> str:
     """Encode runs as text. From the fourth on, each is stored as its difference to the run two before it."""
-    values = runs.copy()
-    values[3:] -= runs[1:-2]
+    text = b""
+    for start in range(0, len(runs), _PART):
+        values = runs[start : start + _PART].copy()
+        first = max(3 - start, 0)
+        values[first:] -= runs[start + first - 2 : start + len(values) - 2]
+        text += _letters(values)
+    return text.decode("ascii")
+
+
+def _letters(values: np.ndarray) -> bytes:
+    """Numbers as letters of 5 bits each, the lowest bits first."""
     # A number has as many letters as hold its bits and its sign: 5n - 1 bits in n letters.
     magnitudes = np.where(values < 0, ~values, values)
     lengths = np.ones(len(values), np.int64)
@@ -322,31 +341,44 @@ def _write_counts(runs: np.ndarray) -> str:
     letters = (values[:, None] >> (_BITS * places)) & (_MORE - 1)
     letters |= np.where(places < lengths[:, None] - 1, _MORE, 0)
     used = letters[places < lengths[:, None]] + _FIRST_LETTER
-    return used.astype(np.uint8).tobytes().decode("ascii")
+    return used.astype(np.uint8).tobytes()
 
 
 def _read_counts(text: bytes) -> np.ndarray:
     """The runs that `_write_counts` wrote."""
-    letters = np.frombuffer(text, np.uint8).astype(np.int64) - _FIRST_LETTER
-    if len(wrong := np.flatnonzero((letters < 0) | (letters >= 2 * _MORE))):
+    letters = np.frombuffer(text, np.uint8)
+    if len(wrong := np.flatnonzero((letters < _FIRST_LETTER) | (letters >= _FIRST_LETTER + 2 * _MORE))):
         character = text[wrong[0] :].decode("utf-8", "replace")[0]
         raise ValueError(f"`rle` is damaged: its `counts` contain {character!r}.")
-    if len(letters) == 0:
-        return letters
-    is_last = letters & _MORE == 0
-    if not is_last[-1]:
+    letters = letters - np.uint8(_FIRST_LETTER)
+    if len(letters) and letters[-1] & _MORE:
         raise ValueError("`rle` is damaged: its `counts` end in the middle of a number.")
-    lasts = np.flatnonzero(is_last)
-    firsts = np.r_[0, lasts[:-1] + 1]
-    if (lengths := lasts - firsts + 1).max() > _MAX_LETTERS:
-        raise ValueError(f"`rle` is damaged: its `counts` have a number of more than {_BITS * _MAX_LETTERS} bits.")
-    places = np.arange(len(letters)) - np.repeat(firsts, lengths)
-    values = np.add.reduceat((letters & (_MORE - 1)) << (_BITS * places), firsts)
-    values -= np.where(letters[lasts] & _SIGN, 1 << (_BITS * lengths), 0)
+    parts = [np.zeros(0, np.int64)]
+    start = 0
+    while start < len(letters):
+        numbers, used = _numbers(letters[start : start + _PART])
+        parts.append(numbers)
+        start += used
+    values = np.concatenate(parts)
     # The differences to the runs two before them, from the fourth on.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def _numbers(letters: np.ndarray) -> tuple[np.ndarray, int]:
+    """The numbers of letters that begin with one, and of how many letters they are: the last may be cut."""
+    lasts = np.flatnonzero(letters & _MORE == 0)
+    lengths = np.diff(lasts, prepend=-1)
+    if len(lasts) == 0 or lengths.max() > _MAX_LETTERS:
+        raise ValueError(f"`rle` is damaged: its `counts` have a number of more than {_BITS * _MAX_LETTERS} bits.")
+    used = int(lasts[-1]) + 1
+    firsts = lasts - lengths + 1
+    places = np.arange(used) - np.repeat(firsts, lengths)
+    bits = (letters[:used] & (_MORE - 1)).astype(np.int64)
+    values = np.add.reduceat(bits << (_BITS * places), firsts)
+    values -= np.where(letters[lasts] & _SIGN, 1 << (_BITS * lengths), 0)
+    return values, used
 
 
 __all__ = [
