@@ -86,6 +86,7 @@ def train(script_args: AlignmentArguments, training_args: TrainingArguments) -> 
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
+        rows_per_image=script_args.rows_per_image,
     )
     trainer.card_details = card_details(script_args.model_name_or_path, script_args, train_dataset)
     trainer.train(

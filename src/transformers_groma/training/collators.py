@@ -148,8 +148,9 @@ class ConversationCollator(ChatCollator):
     """Makes a batch of conversations for Groma, rendered by the chat template. Only answers are learned.
 
     A batch has what the processor returns, `labels` `(B, L)` (-100 outside of answers) and, for rows with precomputed
-    regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`. A row must
-    not have more boxes than the model has region slots.
+    regions, `proposal_boxes` `(B_images, Q, 4)` normalized `cxcywh` and `proposal_scores` `(B_images, Q)`. Where rows
+    show the same image, `pixel_values` has it once, and `pixel_index` `(B_images,)` says which of them each row shows.
+    A row must not have more boxes than the model has region slots.
 
     Args:
         processor (`GromaProcessor`): the model's.
@@ -176,13 +177,47 @@ class ConversationCollator(ChatCollator):
         self, rows: Sequence[Mapping[str, Any]], num_messages: Sequence[int], batch: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         with_image = [row for row in rows if row["image"] is not None]
-        if not with_image or PROPOSAL_COLUMNS[0] not in rows[0]:
+        if not with_image:
             return {}
-        inputs = {}
+        inputs = share_images(batch["pixel_values"], [row["image_id"] for row in with_image])
+        if PROPOSAL_COLUMNS[0] not in rows[0]:
+            return inputs
         for name, width in zip(PROPOSAL_COLUMNS, ((4,), ()), strict=True):
             values = [torch.tensor(row[name], dtype=torch.float32).reshape(-1, *width) for row in with_image]
             inputs[name] = pad_sequence(values, batch_first=True)
         return inputs
+
+
+def share_images(pixel_values: Tensor, image_ids: Sequence[str]) -> dict[str, Tensor]:
+    """Keep each image of a batch once.
+
+    Args:
+        pixel_values (`Tensor` of shape `(n, 3, image_size, image_size)`): an image for each row.
+        image_ids (`Sequence[str]`): of the rows. Images are the same if these and all their pixels are.
+
+    Returns:
+        `dict`: `pixel_values`, each image once, and `pixel_index` `(n,)`, int64, which of them each row shows; empty
+        if no image comes twice.
+
+    Example:
+    >>> shared = share_images(torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1, 1), ["a", "b", "a"])
+    >>> shared["pixel_values"].flatten().tolist(), shared["pixel_index"].tolist()
+    ([1.0, 2.0], [0, 1, 0])
+    """
+    kept: list[int] = []
+    index = []
+    for row, image_id in enumerate(image_ids):
+        same = (
+            place
+            for place, other in enumerate(kept)
+            if image_ids[other] == image_id and torch.equal(pixel_values[other], pixel_values[row])
+        )
+        index.append(next(same, len(kept)))
+        if index[-1] == len(kept):
+            kept.append(row)
+    if len(kept) == len(image_ids):
+        return {}
+    return {"pixel_values": pixel_values[kept], "pixel_index": torch.tensor(index)}
 
 
 def check_has_answer(row: Mapping[str, Any]) -> str:
@@ -231,4 +266,11 @@ def check_conversation(row: Mapping[str, Any], max_regions: int) -> None:
         )
 
 
-__all__ = ["BLANK_ROW", "ChatCollator", "ConversationCollator", "check_conversation", "check_has_answer"]
+__all__ = [
+    "BLANK_ROW",
+    "ChatCollator",
+    "ConversationCollator",
+    "check_conversation",
+    "check_has_answer",
+    "share_images",
+]

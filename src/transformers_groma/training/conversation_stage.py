@@ -51,6 +51,7 @@ class ConversationArguments(DatasetArguments):
             model.
         trainable_parts (`list[str]`): the parts that learn, see `training/trainable.py`; each stage has its default.
         max_tokens (`int`, *optional*): longer conversations lose their last turns.
+        rows_per_image (`int`): the most rows about one image that come together. An image is encoded once in a batch.
     """
 
     detector: str | None = field(
@@ -63,6 +64,11 @@ class ConversationArguments(DatasetArguments):
         },
     )
     max_tokens: int | None = field(default=2048, metadata={"help": "Longer conversations lose their last turns."})
+
+    rows_per_image: int = field(
+        default=1,
+        metadata={"help": "Put up to so many rows about one image into a batch together, which encodes it once."},
+    )
 
     def __post_init__(self):
         super().__post_init__()

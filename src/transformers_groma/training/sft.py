@@ -108,6 +108,7 @@ def train(script_args: ConversationArguments, training_args: SFTConfig, model_ar
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
+        rows_per_image=script_args.rows_per_image,
         peft_config=peft_config,
     )
     recipe = adapter_recipe(peft_config, model_args)

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -33,7 +33,7 @@ from .callbacks import SetEpoch, check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, public_name, write_model_card
 from .packing import packed_tokens
-from .row_order import SeededOrder, estimate_lengths, order_by_length
+from .row_order import SeededOrder, estimate_lengths, order_by_image, order_by_length
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 # What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
@@ -87,6 +87,21 @@ def prepare_arguments(args: TrainingArguments) -> None:
     is_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
     if args.ddp_find_unused_parameters is None and not is_reentrant:
         args.ddp_find_unused_parameters = True
+
+
+def check_rows_per_image(rows_per_image: int, strategy: str) -> None:
+    """Check how many rows about one image may come together; `strategy` is the `train_sampling_strategy`.
+
+    Raises:
+        ValueError: a number below 1, or an order that does not keep rows together.
+    """
+    if rows_per_image < 1:
+        raise ValueError(f"`rows_per_image` must be at least 1, got {rows_per_image}.")
+    if rows_per_image > 1 and strategy != "random":
+        raise ValueError(
+            f"`rows_per_image` is {rows_per_image}, but `train_sampling_strategy` {strategy!r} puts rows in another "
+            "order. Set one of them: `rows_per_image` to 1, or the strategy to 'random'."
+        )
 
 
 def boxes_as_bits(inputs: Any) -> Any:
@@ -286,11 +301,17 @@ class GromaLossMixin(StageTrainerMixin):
     Args:
         model (`nn.Module`): the model, frozen where it should not learn.
         args (`TrainingArguments`): the recipe.
+        rows_per_image (`int`): the most rows about one image that come together; their image is then encoded once.
         **kwargs: passed on to the trainer.
+
+    Raises:
+        ValueError: see `prepare_arguments`; or `rows_per_image` below 1, or beside another order of the rows.
     """
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+    def __init__(self, model: nn.Module, args: TrainingArguments, rows_per_image: int = 1, **kwargs: Any):
         prepare_arguments(args)
+        check_rows_per_image(rows_per_image, args.train_sampling_strategy)
+        self.rows_per_image = rows_per_image
         super().__init__(model=model, args=args, **kwargs)
         if isinstance(self.data_collator, ConversationCollator):
             # All processes gather sharded weights together, layer by layer, so each must run the same layers.
@@ -298,18 +319,25 @@ class GromaLossMixin(StageTrainerMixin):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        is_grouped = self.args.train_sampling_strategy == "group_by_length" and isinstance(rows, Dataset)
-        if not is_grouped or not isinstance(self.data_collator, ConversationCollator):
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        are_conversations = isinstance(rows, Dataset) and isinstance(self.data_collator, ConversationCollator)
+        if not are_conversations or not (by_length or self.rows_per_image > 1):
             return super()._get_train_sampler(train_dataset)
+        if by_length:
+            order = self._order_by_length(rows)
+        else:
+            order = order_by_image(list(rows["image_id"]), self.rows_per_image)
+        self.set_epoch.sampler = SeededOrder(order, len(rows), data_seed(self.args))
+        return self.set_epoch.sampler
+
+    def _order_by_length(self, rows: Dataset) -> Callable[[torch.Generator], list[int]]:
         lengths = None
         if self.accelerator.is_main_process:
             workers = self.args.dataloader_num_workers or None
             lengths = estimate_lengths(rows, self.data_collator.processor, workers)
         (lengths,) = broadcast_object_list([lengths])
         rows_per_step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        sampler = SeededOrder(order_by_length(lengths, rows_per_step), len(rows), data_seed(self.args))
-        self.set_epoch.sampler = sampler
-        return sampler
+        return order_by_length(lengths, rows_per_step)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         # In their order: `Trainer` averages over batches, so the loss of other batches would be another.

@@ -39,6 +39,7 @@ from .modeling_groma_perception import GromaMultiModalProjector, GromaPerception
 from .modeling_groma_prompt import GromaPromptMixin, PreparedPrompt, prompt_as_it_is, resolve_row_boxes
 from .modeling_groma_proposer import GromaRegionProposer
 from .modeling_groma_segmentation import GromaSegmentationMixin
+from .modeling_groma_shared_images import check_pixel_index
 
 
 class GromaModel(
@@ -86,6 +87,7 @@ class GromaModel(
         refer_points: Tensor | None = None,
         refer_point_labels: Tensor | None = None,
         refer_ambiguity: Tensor | None = None,
+        pixel_index: Tensor | None = None,
         states_to_keep: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GromaModelOutputWithPast:
@@ -96,7 +98,7 @@ class GromaModel(
             input_ids (`Tensor` of shape `(B, length)`): prompt from the processor. Not changed: `<refer_box>` and
                 `<ground_box>` are replaced by the proxy tokens of their slots in a copy.
             pixel_values (`Tensor` of shape `(B_images, 3, image_size, image_size)`): one image for each sample that
-                has placeholders.
+                has placeholders, in their order; with `pixel_index` each image once.
             attention_mask (`Tensor` of shape `(B, length)`): 0 for padding. Unused region slots are switched off in a
                 copy. With a cache: of all tokens, or only of the new ones.
             past_key_values (`Cache`): of a call before. The model remembers with it which tokens are off and the
@@ -108,6 +110,8 @@ class GromaModel(
                 what the region proposer found before (normalized `cxcywh`, rows of zeros with score 0 pad); it is not
                 run then.
             mm_encoder_outputs (`dict`): `{"image": get_image_features(…)}` instead of `pixel_values`.
+            pixel_index (`Tensor` of shape `(B_images,)`, int64, *optional*): which of `pixel_values` each sample
+                shows, for samples that share images: an image is encoded once. Boxes and proposals are the samples'.
             refer_points, refer_point_labels, refer_ambiguity: points on the regions of `refer_boxes` that are not
                 given by boxes; see `get_image_features`.
             states_to_keep (`int`, *optional*): how many of the last states the caller reads, all by default. With a
@@ -134,13 +138,20 @@ class GromaModel(
             features, pixel_values, refer_boxes, cached, ground_boxes=ground_boxes, proposal_boxes=proposal_boxes
         )
         check_image_is_new(features, pixel_values, cached)
+        check_pixel_index(pixel_index, pixel_values, refer_points is not None)
         points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
 
         # 1. What is to be seen: in pixels, in features for other boxes, or in the boxes of a later turn.
         tokens = turn_regions = None
         if pixel_values is not None:
             features, tokens = self._perceive(
-                pixel_values, refer_boxes, ground_boxes, proposal_boxes, proposal_scores, points
+                pixel_values,
+                refer_boxes,
+                ground_boxes,
+                proposal_boxes,
+                proposal_scores,
+                points,
+                pixel_index=pixel_index,
             )
         elif features is not None and refer_boxes is not None:
             features = self.encode_regions(features, refer_boxes, *(points or ()))
@@ -151,7 +162,7 @@ class GromaModel(
         if features is not None and features.region_mask is not None:
             counts = None if tokens is None else tokens.counts
             prompt = self.prepare_prompt(
-                input_ids, inputs_embeds, attention_mask, features, cached_length(cache), counts
+                input_ids, inputs_embeds, attention_mask, features, cached_length(cache), counts, pixel_index
             )
         elif cached is not None:
             prompt = self.continue_prompt(input_ids, inputs_embeds, attention_mask, cached, turn_regions)
@@ -302,6 +313,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, GromaImageFeatures] | None = None,
         cache: Cache | None = None,
+        pixel_index: Tensor | None = None,
         fixed_slots: bool = False,
         loss_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -318,7 +330,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             loss_only (`bool`): with `labels`, compute only the logits of tokens that have one: `(1, number of labels,
                 vocabulary)`.
             input_ids, pixel_values, attention_mask, refer_boxes, ground_boxes, proposal_boxes, proposal_scores,
-            mm_encoder_outputs: see `GromaModel.forward`.
+            mm_encoder_outputs, pixel_index: see `GromaModel.forward`.
 
         Returns:
             `GromaCausalLMOutputWithPast`.
@@ -339,6 +351,7 @@ class GromaForConditionalGeneration(CausalHeadMixin, GromaPreTrainedModel, Groma
             proposal_boxes=proposal_boxes,
             proposal_scores=proposal_scores,
             mm_encoder_outputs=mm_encoder_outputs,
+            pixel_index=pixel_index,
             # Of 0 the library makes all logits.
             states_to_keep=None if fixed_slots or isinstance(logits_to_keep, Tensor) else logits_to_keep or None,
             return_dict=True,

@@ -21,6 +21,7 @@ from .modeling_groma_checks import check_visual_tokens, given_proposals
 from .modeling_groma_outputs import GromaImageFeatures, GromaRegionProposals
 from .modeling_groma_proposer import GromaRegionProposerOutput
 from .modeling_groma_regions import RegionSelection
+from .modeling_groma_shared_images import regions_of_images
 from .modeling_groma_turns import assign_slots
 
 
@@ -242,15 +243,24 @@ class GromaPerceptionMixin:
         proposal_scores: Tensor | None = None,
         refer_points: ReferPoints | None = None,
         keep_fused_maps: bool = False,
+        pixel_index: Tensor | None = None,
         **kwargs,
     ) -> tuple[GromaImageFeatures, VisualTokens]:
-        """The features without `pooler_output`, and the padded visual tokens for it."""
-        num_images = len(pixel_values)
+        """The features without `pooler_output`, and the padded visual tokens for it.
+
+        With `pixel_index` regions and tokens are those of the samples, and all maps and states those of the images.
+        """
+        num_images = len(pixel_values if pixel_index is None else pixel_index)
         refer_boxes = boxes_of_images("refer_boxes", refer_boxes, num_images)
         ground_boxes = boxes_of_images("ground_boxes", ground_boxes, num_images)
         proposals = given_proposals(proposal_boxes, proposal_scores, num_images)
         if proposals is None:
             vision, proposals = self.detect(pixel_values, **kwargs)
+            if pixel_index is not None:
+                index = pixel_index.to(proposals.scores.device)
+                proposals = GromaRegionProposerOutput(
+                    pred_boxes=proposals.pred_boxes[index], scores=proposals.scores[index]
+                )
         else:
             with no_autocast(pixel_values):
                 vision = self.encode_patches(pixel_values, **kwargs)
@@ -269,7 +279,7 @@ class GromaPerceptionMixin:
         feature_maps = [
             self.feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
         ]
-        tokens, fused_maps = self._visual_tokens(image_tokens, feature_maps, None, selection, refer_boxes)
+        tokens, fused_maps = self._visual_tokens(image_tokens, feature_maps, None, selection, refer_boxes, pixel_index)
         features = GromaImageFeatures(
             last_hidden_state=vision.last_hidden_state,
             hidden_states=vision.hidden_states,
@@ -293,12 +303,20 @@ class GromaPerceptionMixin:
         fused_maps: list[Tensor] | None,
         selection: RegionSelection,
         refer_boxes: Tensor | None,
+        pixel_index: Tensor | None = None,
     ) -> tuple[VisualTokens, list[Tensor]]:
         """Image tokens, a token for each slot, and a second copy for the slots of user boxes; and the fused maps."""
+        boxes, mask, shared = selection.boxes, selection.mask, None
+        if pixel_index is not None:
+            shared = regions_of_images(boxes, mask, pixel_index.to(boxes.device), len(image_tokens))
+            boxes, mask = shared.boxes, shared.mask
         # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
         region_tokens, fused_maps = self.region_encoder(
-            feature_maps, boxes_to_bits(selection.boxes), selection.mask, fused_maps=fused_maps, return_maps=True
+            feature_maps, boxes_to_bits(boxes), mask, fused_maps=fused_maps, return_maps=True
         )
+        if shared is not None:
+            image_tokens = image_tokens[pixel_index.to(image_tokens.device)]
+            region_tokens = shared.of_samples(region_tokens)
         tokens = torch.cat([image_tokens, region_tokens.to(image_tokens)], dim=1)
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         if refer_boxes is None:

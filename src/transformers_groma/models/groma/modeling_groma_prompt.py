@@ -59,6 +59,7 @@ class GromaPromptMixin:
         features: GromaImageFeatures,
         past_length: int = 0,
         num_visual_tokens: Tensor | None = None,
+        pixel_index: Tensor | None = None,
     ) -> PreparedPrompt:
         """Prepare a prompt with images: switch unused region slots off, replace boxes by their proxy tokens.
 
@@ -70,6 +71,8 @@ class GromaPromptMixin:
             past_length (`int`): tokens without images that a cache holds before these.
             num_visual_tokens (`Tensor` of shape `(B_images,)`, *optional*): how many placeholders each image needs, to
                 check that the prompt has them.
+            pixel_index (`Tensor` of shape `(B_images,)`, *optional*): which maps of `features` are those of each
+                sample, where samples share images.
 
         Returns:
             `PreparedPrompt`.
@@ -111,7 +114,7 @@ class GromaPromptMixin:
             memory=CachedPrompt(
                 attention_mask=attention_mask.bool(),
                 has_image=placeholder_mask.any(dim=1).to(index.device),
-                image_index=index,
+                image_index=index if pixel_index is None else pixel_index.to(index.device)[index],
                 region_boxes=features.region_boxes[index],
                 region_scores=features.region_scores[index],
                 region_mask=features.region_mask[index],
