@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from .modeling_cache_layer import RoomyLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ def columns_of_prompt(attention_mask: Tensor) -> TokenColumns | None:
 
 
 class CompactCache(DynamicCache):
-    """A dynamic cache for a prompt of which some tokens are off: it holds nothing of them.
+    """A dynamic cache for a prompt of which some tokens are off: it holds nothing of them, and room for what follows.
 
     `get_seq_length` counts all tokens, as callers and the library do; `crop` takes tokens off the end. Inside of
     [`counting_columns`] it counts what it holds, as the language model does.
@@ -93,6 +95,10 @@ class CompactCache(DynamicCache):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        is_plain = [type(layer) is DynamicLayer and not layer.is_initialized for layer in self.layers]
+        self.layers = [RoomyLayer() if plain else layer for plain, layer in zip(is_plain, self.layers, strict=True)]
+        if self.layer_class_to_replicate is DynamicLayer:
+            self.layer_class_to_replicate = RoomyLayer
         self.columns: TokenColumns | None = None
         self._counts_columns = False
 
