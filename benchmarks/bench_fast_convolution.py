@@ -1,11 +1,11 @@
-"""Benchmark: perception at full size on a CPU with fewer multiplications in the region encoder's convolutions.
+"""Benchmark: perception at full size on a CPU with fewer and faster multiplications.
 
     python benchmarks/bench_fast_convolution.py [--rounds 3] [--regions 100 12]
 
 Vision encoder, region proposer and region encoder of one 448x448 image (DINOv2-L, 300 queries, random weights) in
 float32 on 2 threads, with kernels where they are built. The baseline is the same model in the same run whose
-convolutions are all torch's own. Prints seconds (of the best round), operations, ratios, and how far the region tokens
-are from those of the baseline. Needs 4 GB.
+convolutions and matrix products are all torch's own. Prints seconds (of the best round), operations, ratios, and how
+far the region tokens are from those of the baseline. Needs 4 GB.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from machine import machine
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from transformers_groma import onednn_products
 from transformers_groma.models import modeling_fast_convolution
 from transformers_groma.models.groma.modeling_groma import GromaModel
 from transformers_groma.models.modeling_region_encoder import GromaRegionEncoder
@@ -28,18 +29,25 @@ REGION_PARTS = PARTS[2:]
 
 
 @contextmanager
-def own_convolutions(use: bool = True) -> Iterator[None]:
-    """Let all convolutions be torch's own."""
-    before = modeling_fast_convolution.MIN_TILES
-    modeling_fast_convolution.MIN_TILES = math.inf if use else before
+def torchs_own(convolutions: bool = True, products: bool = True) -> Iterator[None]:
+    """Let all convolutions and matrix products be torch's own."""
+    before = modeling_fast_convolution.MIN_TILES, onednn_products.MIN_MULTIPLICATIONS
+    modeling_fast_convolution.MIN_TILES = math.inf if convolutions else before[0]
+    onednn_products.MIN_MULTIPLICATIONS = math.inf if products else before[1]
     try:
         yield
     finally:
-        modeling_fast_convolution.MIN_TILES = before
+        modeling_fast_convolution.MIN_TILES, onednn_products.MIN_MULTIPLICATIONS = before
 
 
 def operations(model: GromaModel, pixels: Tensor) -> float:
-    with FlopCounterMode(display=False) as counter:
+    """Additions and multiplications of one image."""
+
+    def of_product(rows: list[int], weight: list[int], *others, **more) -> int:
+        return 2 * math.prod(rows) * weight[0]
+
+    products = {torch.ops.mkldnn._linear_pointwise: of_product}
+    with FlopCounterMode(display=False, custom_mapping=products) as counter:
         model.get_image_features(pixels)
     return counter.get_total_flops()
 
@@ -52,7 +60,7 @@ def difference(encoder: GromaRegionEncoder) -> float:
     boxes = torch.rand(1, 12, 4, generator=generator) * 0.4 + 0.1
     used = torch.ones(1, 12, dtype=torch.bool)
     fast = encoder(maps, boxes, used)
-    with own_convolutions():
+    with torchs_own():
         own = encoder(maps, boxes, used)
     return ((fast - own).abs().max() / own.std()).item()
 
@@ -67,12 +75,13 @@ def main() -> None:
     print(machine())
     print(f"matrix product, float32: {matmul_rate(torch.float32) / 1e12:.3f} TFLOP/s")
     model, pixels = build_model(), torch.randn(1, 3, 448, 448)
+    print(f"linear layers that multiply with oneDNN, as it is faster here: {onednn_products.use_onednn(model)}")
     ratios = {}
     for regions in arguments.regions:
         model.config.max_regions = regions
         seconds, counts = {}, {}
         for name in ("own", "fast"):
-            with own_convolutions(name == "own"):
+            with torchs_own(name == "own", name == "own"):
                 counts[name] = operations(model, pixels)
                 seconds[name] = best(lambda: perceive_in_parts(model, pixels, plain=False), arguments.rounds)
         own, fast = (sum(seconds[name].values()) for name in ("own", "fast"))

@@ -19,6 +19,7 @@ from .float32_products import HALF_DTYPES
 from .hub_models import find_model, loading_model
 from .int8_products import pack_int8_products
 from .loading_options import AS_SAVED, FLASH_ATTENTIONS, LoadingOptions
+from .onednn_products import use_onednn
 from .wide_products import slow_dtypes, widen_products
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ def load_weights(
 def choose_products(model: nn.Module, device: torch.device, options: LoadingOptions) -> None:
     """Choose how a model on a CPU multiplies: many rows in float32 if the options say so, few rows of int8 packed.
 
-    See [`widen_products`] and [`pack_int8_products`].
+    Many rows of float32 are multiplied with oneDNN where that is faster. See [`widen_products`], [`use_onednn`] and
+    [`pack_int8_products`].
 
     Args:
         model (`nn.Module`): changed in place.
@@ -186,6 +188,7 @@ def choose_products(model: nn.Module, device: torch.device, options: LoadingOpti
     pack_int8_products(model)
     if options.wide_products == "plain":
         return
+    use_onednn(model)
     is_wanted = options.wide_products == "float32"
     if not widen_products(model, HALF_DTYPES if is_wanted else slow_dtypes()) and is_wanted:
         logger.warning(

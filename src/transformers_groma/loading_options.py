@@ -29,7 +29,8 @@ class LoadingOptions:
         revision (`str`, *optional*): branch, tag or commit of a model on the Hub; of an adapter, the adapter's.
         wide_products (`str`): how a CPU multiplies many rows (a prompt, an image) with weights in half precision:
             `"float32"`: in float32, a part of a layer's weights at a time; `"plain"`: as they are; `"auto"`: in
-            float32 if the CPU has no units for that precision.
+            float32 if the CPU has no units for that precision. Unless it is `"plain"`, many rows in float32 are
+            multiplied with oneDNN where that is faster.
 
     Raises:
         ValueError: an unknown value, or options that exclude each other.

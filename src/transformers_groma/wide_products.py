@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .float32_products import HALF_DTYPES, is_wide, linear_in_float32
 from .int8_products import Int8Linear, PackedInt8, become, is_int8
+from .onednn_products import OneDnnLinear
 
 
 def has_half_precision_units(dtype: torch.dtype) -> bool:
@@ -97,7 +98,7 @@ def _wide_class(module: nn.Module) -> type[nn.Module] | None:
     """The class that a layer gets; `None` for a layer that stays as it is."""
     if type(module) in (nn.Conv2d, WideConv2d) and _is_plain(module.weight):
         return WideConv2d
-    if type(module) in (nn.Linear, WideLinear) and _is_plain(module.weight):
+    if type(module) in (nn.Linear, OneDnnLinear, WideLinear) and _is_plain(module.weight):
         return WideLinear
     if type(module) in (nn.Linear, Int8Linear, WideInt8Linear) and is_int8(module.weight):
         return WideInt8Linear

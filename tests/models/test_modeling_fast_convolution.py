@@ -34,12 +34,16 @@ class TestConvolving:
         "shape", [(1, 48, 48), (3, 25, 27), (11, 14, 14), (1, 46, 53)], ids=["whole", "batch", "crops", "cut tiles"]
     )
     @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("is_onednn", [True, False])
     @torch.no_grad()
-    def test_it_is_the_layer(self, shape, bias, monkeypatch):
+    def test_it_is_the_layer(self, shape, bias, is_onednn, monkeypatch):
+        if is_onednn and not torch.backends.mkldnn.is_available():
+            pytest.skip("this torch has no oneDNN")
+        monkeypatch.setattr(modeling_fast_convolution, "is_onednn_faster", lambda: is_onednn)
         conv, entry = wide_convolution(bias), wide_map(*shape)
         expected = conv.double()(entry.double()).float()
         conv.float()
-        assert saves_time(conv, entry)
+        assert saves_time(conv, [entry])
         for max_tiles in (1024, 50, 1):
             monkeypatch.setattr(modeling_fast_convolution, "MAX_TILES", max_tiles)
             for layout in (torch.contiguous_format, torch.channels_last):
@@ -55,7 +59,8 @@ class TestConvolving:
     @torch.no_grad()
     def test_maps_of_several_sizes_and_small_ones(self):
         conv, maps = wide_convolution(), [wide_map(), wide_map(2, 9, 7), wide_map(2, 40, 40)]
-        assert [saves_time(conv, entry) for entry in maps] == [True, False, True]
+        # All together: the filters are transformed once for all.
+        assert [saves_time(conv, [entry]) for entry in maps] == [True, False, True] and saves_time(conv, maps)
         for convolved, entry in zip(convolve(conv, maps), maps, strict=True):
             assert_close(convolved, conv(entry), atol=2e-5, rtol=0)
 
@@ -78,11 +83,12 @@ class TestWhere:
     @torch.no_grad()
     def test_from_a_number_of_tiles_and_channels_on(self):
         conv, side = wide_convolution(), TILE
-        assert saves_time(conv, wide_map(MIN_TILES, side, side))
-        assert not saves_time(conv, wide_map(MIN_TILES - 1, side, side))
-        assert saves_time(conv, wide_map(MIN_TILES // 2, side, side + 1))
+        assert saves_time(conv, [wide_map(MIN_TILES, side, side)])
+        assert not saves_time(conv, [wide_map(MIN_TILES - 1, side, side)])
+        assert saves_time(conv, [wide_map(MIN_TILES - 1, side, side), wide_map(1, side, side)])
+        assert saves_time(conv, [wide_map(MIN_TILES // 2, side, side + 1)])
         narrow = nn.Conv2d(MIN_CHANNELS - 1, MIN_CHANNELS, 3, padding=1)
-        assert not saves_time(narrow, wide_map(channels=MIN_CHANNELS - 1))
+        assert not saves_time(narrow, [wide_map(channels=MIN_CHANNELS - 1)])
 
     @pytest.mark.parametrize(
         "change",
@@ -101,24 +107,31 @@ class TestWhere:
     def test_other_convolutions_stay_as_they_are(self, change):
         settings = {"kernel_size": 3, "padding": 1} | change
         conv, entry = nn.Conv2d(MIN_CHANNELS, MIN_CHANNELS, **settings), wide_map()
-        assert not saves_time(conv, entry)
+        assert not saves_time(conv, [entry])
         assert torch.equal(convolve(conv, [entry])[0], conv(entry))
 
     def test_not_where_gradients_are_needed(self):
         conv, entry = wide_convolution(), wide_map()
-        assert not saves_time(conv, entry)
+        assert not saves_time(conv, [entry])
         conv.requires_grad_(False)
-        assert saves_time(conv, entry)
-        assert not saves_time(conv, entry.clone().requires_grad_())
+        assert saves_time(conv, [entry])
+        assert not saves_time(conv, [entry.clone().requires_grad_()])
+        conv.bias.requires_grad_()
+        assert not saves_time(conv, [entry])
+        conv.bias.requires_grad_(False)
+        tangents = [
+            torch.func.jvp(way, (entry,), (entry,))[1] for way in (conv, lambda given: convolve(conv, [given])[0])
+        ]
+        assert torch.equal(*tangents)
 
     @torch.no_grad()
     def test_not_in_half_precision_nor_elsewhere_than_on_a_cpu(self):
         conv, entry = wide_convolution(), wide_map()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not saves_time(conv, entry)
+            assert not saves_time(conv, [entry])
             assert convolve(conv, [entry])[0].dtype == torch.bfloat16
         for change in ({"dtype": torch.bfloat16}, {"dtype": torch.float64}, {"device": "meta"}):
-            assert not saves_time(wide_convolution().to(**change), entry.to(**change))
+            assert not saves_time(wide_convolution().to(**change), [entry.to(**change)])
 
     @torch.no_grad()
     def test_not_where_a_layer_is_wrapped_hooked_or_traced(self, monkeypatch):
@@ -130,10 +143,10 @@ class TestWhere:
         for conv in (hooked, offloaded):
             convolve(conv, [entry])
         assert calls == ["hook", "forward"]
-        assert not saves_time(nn.Sequential(wide_convolution()), entry)
-        assert not saves_time(nn.utils.parametrizations.weight_norm(wide_convolution()), entry)
+        assert not saves_time(nn.Sequential(wide_convolution()), [entry])
+        assert not saves_time(nn.utils.parametrizations.weight_norm(wide_convolution()), [entry])
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert not saves_time(wide_convolution(), entry)
+        assert not saves_time(wide_convolution(), [entry])
 
 
 @torch.no_grad()
@@ -147,8 +160,9 @@ def test_a_region_encoder_gives_the_same_regions(monkeypatch):
         modeling_fast_convolution, "_convolve_tiles", lambda *inputs: calls.append(inputs[0].shape) or own(*inputs)
     )
     regions = encoder(maps, boxes, used)
-    # Five rounds of the finest map, and the crops of three maps.
-    assert calls == [(1, MIN_CHANNELS, 48, 48)] * 5 + [(9, MIN_CHANNELS, 14, 14)] * 3
+    # Five rounds of the three maps, and the crops of each map.
+    sides = (48, 24, 12)
+    assert calls == [(1, MIN_CHANNELS, side, side) for side in sides] * 5 + [(9, MIN_CHANNELS, 14, 14)] * 3
     monkeypatch.setattr(modeling_fast_convolution, "MIN_CHANNELS", MIN_CHANNELS + 1)
     assert_close(encoder(maps, boxes, used), regions, atol=1e-4, rtol=0)
-    assert len(calls) == 8
+    assert len(calls) == 18

@@ -146,7 +146,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=WIDE_PRODUCTS,
         default="auto",
         help="how a CPU multiplies prompts and images with weights in half precision: in float32 or plainly (default: "
-        "in float32 if the CPU has no units for that precision)",
+        "in float32 if the CPU has no units for that precision); plain also leaves float32 to torch's own products",
     )
 
 

@@ -11,15 +11,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..onednn_products import is_float32_inference, is_onednn_faster, onednn_linear
+
 # Outputs along a side of a tile, and the inputs that they need.
 TILE, WINDOW = 4, 6
 # Where polynomials are evaluated, beside infinity. Whole numbers (0, 1, -1, 2, -2) would round twice as much.
 POINTS = (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2), -math.sqrt(2))
-# Measured with 1024 channels: 192 tiles (crops of 12 regions) took as long as torch's own convolution, 1024 tiles and
-# more less. With fewer channels the transforms weigh more; where that turns was not measured.
+# Measured with 1024 channels: 192 tiles (crops of 12 regions) took 1.2 times as long as torch's own convolution, most
+# of it for the filters, 256 and more less. With fewer channels the transforms weigh more; where that turns was not
+# measured.
 MIN_CHANNELS, MIN_TILES = 1024, 256
-# Tiles that are worked on at once: at 1024 channels 36 * 1024 * 1024 numbers of 4 bytes, 151 MB, before and after.
-MAX_TILES = 1024
+# Tiles that are worked on at once: at 1024 channels 36 * 256 * 1024 numbers of 4 bytes, 38 MB, of inputs, of values
+# and of products. With 1024 tiles a map of 128x128 took 1.2 times as long.
+MAX_TILES = 256
 
 
 def convolve(conv: nn.Conv2d, maps: list[Tensor]) -> list[Tensor]:
@@ -38,47 +42,37 @@ def convolve(conv: nn.Conv2d, maps: list[Tensor]) -> list[Tensor]:
     >>> [convolved.shape for convolved in convolve(conv, [torch.zeros(1, 8, 64, 64), torch.zeros(1, 8, 32, 32)])]
     [torch.Size([1, 16, 64, 64]), torch.Size([1, 16, 32, 32])]
     """
-    fast = [saves_time(conv, entry) for entry in maps]
-    if not any(fast):
+    if not saves_time(conv, maps):
         return [conv(entry) for entry in maps]
     # Once for all maps, and again in every call: kept ones would take four times the memory of the weights.
     filters = _transform_filters(conv.weight)
-    return [
-        _convolve_tiles(entry, filters, conv.bias) if is_fast else conv(entry)
-        for entry, is_fast in zip(maps, fast, strict=True)
-    ]
+    return [_convolve_tiles(entry, filters, conv.bias) for entry in maps]
 
 
-def saves_time(conv: nn.Conv2d, feature_map: Tensor) -> bool:
-    """Whether `convolve` takes the way with fewer multiplications for this map.
+def saves_time(conv: nn.Conv2d, maps: list[Tensor]) -> bool:
+    """Whether `convolve` takes the way with fewer multiplications.
 
     Args:
         conv (`nn.Conv2d`): see `convolve`.
-        feature_map (`Tensor` of shape `(B, C, H, W)`): what to convolve.
+        maps (`list[Tensor]`, each of shape `(B, C, H, W)`): what to convolve.
 
     Returns:
         `bool`: never where a gradient is needed, since the transforms would keep their inputs.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _is_plain(conv):
+    # Sizes last: code that is compiled would be bound to them.
+    if not _is_plain(conv) or not is_float32_inference(conv.weight, conv.bias, *maps):
         return False
-    for tensor in (conv.weight, feature_map):
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
-            return False
-        if torch.is_grad_enabled() and tensor.requires_grad:
-            return False
-    batch_size, _, height, width = feature_map.shape
-    tiles = batch_size * -(-height // TILE) * -(-width // TILE)
-    is_wide = min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
-    return is_wide and tiles >= MIN_TILES and not torch.is_autocast_enabled("cpu")
+    tiles = sum(len(entry) * -(-entry.shape[-2] // TILE) * -(-entry.shape[-1] // TILE) for entry in maps)
+    return tiles >= MIN_TILES and min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
 
 
 def _is_plain(conv: nn.Module) -> bool:
-    """Whether a layer is a 3x3 convolution that nothing wraps, hooks, offloads, quantizes or adapts."""
+    """Whether a layer is a 3x3 convolution that nothing wraps, hooks, offloads or adapts."""
     # What does so acts when the layer itself is called.
     if type(conv) is not nn.Conv2d or "forward" in vars(conv) or conv._forward_hooks or conv._forward_pre_hooks:
         return False
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and type(conv.weight) in (nn.Parameter, Tensor)
+    return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _transforms() -> tuple[Tensor, Tensor, Tensor]:
@@ -100,14 +94,14 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.kron(matrix, matrix).float() for matrix in (of_filters, of_windows, of_outputs))
 
 
-# Made once: 1305 + 576 + 324 numbers.
+# Made once: 324 + 1296 + 576 numbers.
 _OF_FILTERS, _OF_WINDOWS, _OF_OUTPUTS = _transforms()
 
 
 def _transform_filters(weight: Tensor) -> Tensor:
-    """`(36, out, in, 1, 1)`: the filters `(out, in, 3, 3)` at 36 points."""
+    """`(36, out, in)`: the filters `(out, in, 3, 3)` at 36 points."""
     filters = _OF_FILTERS @ weight.detach().reshape(-1, 9).T
-    return filters.view(WINDOW**2, *weight.shape[:2], 1, 1)
+    return filters.view(WINDOW**2, *weight.shape[:2])
 
 
 def _convolve_tiles(feature_map: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
@@ -119,22 +113,43 @@ def _convolve_tiles(feature_map: Tensor, filters: Tensor, bias: Tensor | None) -
     padded = nn.functional.pad(feature_map.permute(0, 2, 3, 1), border)
     windows = padded.unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE)  # (B, rows, columns, C, 6, 6), a view
     convolved = feature_map.new_empty(batch_size, rows, TILE, columns, TILE, out_channels)
+    buffers = None
     for images, lines in _groups(batch_size, rows, columns):
         group = windows[images, lines]
+        tiles = group.shape[:3].numel()
+        if buffers is None or buffers.tiles != tiles:  # the last group may be smaller
+            buffers = _Buffers(feature_map, tiles, channels, out_channels)
         # The points first and the channels last, so that each point has a matrix (tiles, C) of its own.
-        values = _OF_WINDOWS @ group.permute(4, 5, 0, 1, 2, 3).reshape(WINDOW**2, -1)
-        values = values.view(WINDOW**2, 1, -1, 1, channels)
-        products = values.new_empty(WINDOW**2, values.shape[2], out_channels)
-        for point, filters_of_point in enumerate(filters):
-            # A 1x1 convolution is this matrix product, and on a CPU where it differs from `@` it is faster.
-            product = nn.functional.conv2d(values[point].permute(0, 3, 1, 2), filters_of_point)
-            products[point] = product[0, :, :, 0].T
-        outputs = (_OF_OUTPUTS @ products.flatten(1)).view(TILE, TILE, *group.shape[:3], out_channels)
+        buffers.inputs.view(WINDOW, WINDOW, *group.shape[:4]).copy_(group.permute(4, 5, 0, 1, 2, 3))
+        torch.mm(_OF_WINDOWS, buffers.inputs.flatten(1), out=buffers.values.flatten(1))
+        _multiply(buffers.values, filters, out=buffers.products)
+        torch.mm(_OF_OUTPUTS, buffers.products.flatten(1), out=buffers.outputs.flatten(1))
+        outputs = buffers.outputs.view(TILE, TILE, *group.shape[:3], out_channels)
         convolved[images, lines] = outputs.permute(2, 3, 0, 4, 1, 5)
     convolved = convolved.view(batch_size, TILE * rows, TILE * columns, out_channels)[:, :height, :width]
     if bias is not None:
         convolved += bias.detach()
     return convolved.permute(0, 3, 1, 2)
+
+
+class _Buffers:
+    """What a group of tiles is written into; new memory for each group would take longer to get than to fill."""
+
+    def __init__(self, like: Tensor, tiles: int, channels: int, out_channels: int):
+        self.tiles = tiles
+        self.inputs = like.new_empty(WINDOW**2, tiles, channels)
+        self.values = torch.empty_like(self.inputs)
+        self.products = like.new_empty(WINDOW**2, tiles, out_channels)
+        self.outputs = like.new_empty(TILE**2, tiles, out_channels)
+
+
+def _multiply(values: Tensor, filters: Tensor, out: Tensor) -> None:
+    """Multiply values `(36, tiles, in)` and filters `(36, out, in)` at each point."""
+    if not is_onednn_faster():
+        torch.bmm(values, filters.transpose(1, 2), out=out)
+        return
+    for values_of_point, filters_of_point, products_of_point in zip(values, filters, out, strict=True):
+        products_of_point.copy_(onednn_linear(values_of_point, filters_of_point))
 
 
 def _groups(batch_size: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

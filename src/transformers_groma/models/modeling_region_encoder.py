@@ -210,10 +210,12 @@ class GromaRegionEncoder(nn.Module):
         return maps
 
     def _memory_format(self, feature_map: Tensor) -> torch.memory_format:
-        """How the maps are laid out that are fused: as the convolution likes it that the finest map will meet."""
-        height, width = (self.map_scales[0] * side for side in feature_map.shape[-2:])
-        finest = feature_map[..., :1, :1].expand(-1, -1, height, width)  # its shape without its memory
-        if self.fuse_layers and saves_time(self.fuse_layers[0].conv, finest):
+        """How the maps are laid out that are fused: as the convolution likes it that they will meet."""
+        height, width = feature_map.shape[-2:]
+        pixel = feature_map[..., :1, :1]
+        # Their shapes without their memory.
+        maps = [pixel.expand(-1, -1, scale * height, scale * width) for scale in self.map_scales]
+        if self.fuse_layers and saves_time(self.fuse_layers[0].conv, maps):
             return torch.channels_last
         return _fastest_memory_format(feature_map)
 
