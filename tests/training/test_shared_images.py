@@ -152,6 +152,12 @@ def test_a_wrong_index_is_one_clear_sentence(batch, changes, message):
         training_model()(**{**batch, **changes}, use_cache=False)
 
 
+def test_generation_wants_an_image_for_each_row(batch):
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "pixel_index")}
+    with pytest.raises(ValueError, match="`generate` does not take `pixel_index`"):
+        training_model().generate(**inputs)
+
+
 class TestOrder:
     IDS = [f"image {(7 * row) % 10}" for row in range(45)]
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..models.language_models import sees_whole_prompt
+from ..models.modeling_compact_cache import TokenColumns, columns_of_prompt
 
 # What the language model returns for each token by its place; whoever asks for it gets all tokens.
 _STATES_OF_TOKENS = ("output_hidden_states", "output_attentions", "output_router_logits")
@@ -15,17 +15,17 @@ _STATES_OF_TOKENS = ("output_hidden_states", "output_attentions", "output_router
 
 @contextmanager
 def packed_tokens(language_model: nn.Module) -> Iterator[None]:
-    """While it lasts, a language model computes only the tokens that are on; the states of the others are 0.
+    """While it lasts, a language model computes only the tokens that are on, and the padding of shorter rows.
 
-    Nothing reads those: the loss takes no label from them, and no token attends to them. A prompt of Groma has
-    `max_regions` slots, of which an image uses some.
+    Nothing reads the states of the others, which are 0: the loss takes no label from them, and no token attends to
+    them. A prompt of Groma has `max_regions` slots, of which an image uses some.
 
     Args:
         language_model (`nn.Module`): called with `inputs_embeds` `(B, length, hidden_size)`, `attention_mask` `(B,
             length)` and, if it takes them, `position_ids`. Calls with a cache, or for hidden states, attentions or
             routers, and language models that see a window of the prompt are left alone.
     """
-    places: list[tuple[Tensor, int]] = []
+    columns_of_call: list[TokenColumns] = []
 
     def pack(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
@@ -36,27 +36,18 @@ def packed_tokens(language_model: nn.Module) -> Iterator[None]:
             return None
         if config is not None and not sees_whole_prompt(config):
             return None
-        is_on = mask.bool()
-        length, width = is_on.shape[1], int(is_on.sum(dim=1).max())
-        if width == length:
+        columns = columns_of_prompt(mask)
+        if columns is None:
             return None
-        # Those that are on first, in their order; shorter rows are padded at their end.
-        index = (~is_on).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-        places.append((index, length))
-        packed = {
-            "inputs_embeds": embeds.gather(1, index[..., None].expand(-1, -1, embeds.shape[-1])),
-            "attention_mask": mask.gather(1, index),
-        }
+        columns_of_call.append(columns)
+        packed = {"inputs_embeds": columns.pack(embeds), "attention_mask": columns.pack(mask)}
         if kwargs.get("position_ids") is not None:
-            packed["position_ids"] = kwargs["position_ids"].expand(len(index), -1).gather(1, index)
+            packed["position_ids"] = columns.pack(kwargs["position_ids"].expand(len(mask), -1))
         return args, {**kwargs, **packed}
 
     def unpack(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if places:
-            index, length = places.pop()
-            states = output.last_hidden_state
-            whole = states.new_zeros(len(states), length, states.shape[-1])
-            output.last_hidden_state = whole.scatter(1, index[..., None].expand_as(states), states)
+        if columns_of_call:
+            output.last_hidden_state = columns_of_call.pop().unpack(output.last_hidden_state)
         return output
 
     hooks = [

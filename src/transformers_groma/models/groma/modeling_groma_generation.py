@@ -104,6 +104,11 @@ class GromaGenerationMixin(ImageGenerationMixin):
             "proposal_scores": proposal_scores,
         }
         check_sources(features, pixel_values, refer_boxes, cached, **other_boxes)
+        if kwargs.get("pixel_index") is not None:
+            raise ValueError(
+                "`generate` does not take `pixel_index`, which batches of a training have: pass `pixel_values"
+                "[pixel_index]`, an image for each sample."
+            )
         points = given_points(refer_points, refer_point_labels, refer_ambiguity, refer_boxes, cached is not None)
         has_images = pixel_values is not None or features is not None or cached is not None
         self.check_mode(kwargs, cached_length(cache) > 0, has_images)
