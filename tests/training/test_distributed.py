@@ -79,17 +79,37 @@ def train_all_stages(folder: Path, batch_size: int, **settings: Any) -> dict[str
     return reports
 
 
-def interrupt_and_resume(folder: Path) -> dict[str, Any]:
-    """What was logged without and with an interruption; each process shuffles its own slots."""
-    settings = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
-    checkpoint = folder / "whole" / "checkpoint-2"
+# Orders of the rows, and after how many of its steps a training is interrupted: in the first or second epoch.
+ORDERS = {
+    "random": ({}, 2, 4),
+    "by length": ({"train_sampling_strategy": "group_by_length"}, 5, 6),
+    "by image": ({"rows_per_image": 2}, 5, 6),
+}
+
+
+def interrupt_and_resume(folder: Path, order: str) -> dict[str, Any]:
+    """What was logged without and with an interruption; each process shuffles its own slots. And the rows it saw."""
+    options, interrupted, steps = ORDERS[order]
+    settings = {"max_steps": steps, "per_device_train_batch_size": 2, "save_strategy": "steps", **options}
+    whole = folder / f"whole {order}"
+    checkpoint = whole / f"checkpoint-{interrupted}"
     runs = {"whole": {}, "resumed": {"resume_from_checkpoint": checkpoint}}
-    reports = {}
+    reports, seen = {}, []
     for name, changes in runs.items():
         arguments = command_line(
-            folder / "model", folder / "data", folder / name, **settings, **changes, ddp_backend="gloo"
+            folder / "model",
+            folder / "data",
+            whole if name == "whole" else folder / f"{name} {order}",
+            **settings,
+            **changes,
+            save_steps=interrupted,
+            ddp_backend="gloo",
         )
-        reports[name] = history(run_alignment(arguments))
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(ConversationCollator, "check", lambda _, row: seen.append(int(row["image_id"])))
+            reports[name] = history(run_alignment(arguments))
+        if name == "whole":
+            reports["rows"] = seen[: 16 // 2]  # of the first epoch
     return reports
 
 
@@ -200,7 +220,8 @@ def main(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_slot_order(monkeypatch)
         reports = train_all_stages(folder, 2, ddp_backend="gloo")
-    reports["resume"] = interrupt_and_resume(folder)
+    for order in ORDERS:
+        reports[f"resume {order}"] = interrupt_and_resume(folder, order)
     reports["evaluated"] = evaluate_and_train_both(folder)
     for name, parts, tied in (
         ("alignment", ALIGNMENT_PARTS, False),
@@ -244,10 +265,15 @@ def test_two_processes_are_one(two_processes, one_process, stage):
         assert_same_training(actual, expected, SETTINGS["max_steps"])
 
 
-def test_resume_is_exact(two_processes):
+@pytest.mark.parametrize("order", ORDERS)
+def test_resume_is_exact(two_processes, order):
     for report in two_processes:
-        assert len(report["resume"]["whole"]) == 4
-        assert report["resume"]["resumed"] == report["resume"]["whole"]
+        found = report[f"resume {order}"]
+        assert len(found["whole"]) == ORDERS[order][2]
+        assert found["resumed"] == found["whole"]
+    # Together the processes see every row once in an epoch.
+    rows = [row for report in two_processes for row in report[f"resume {order}"]["rows"]]
+    assert sorted(rows) == list(range(16))
 
 
 @pytest.mark.parametrize("trainer", ["GromaTrainer", "GromaSFTTrainer"])
