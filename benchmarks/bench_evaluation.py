@@ -12,6 +12,8 @@ count.
 - every row has an image of its own;
 - `--questions` rows are about the same image, 7 as in RefCOCO: a batch encodes it once.
 
+And each against earlier: one row after the other as it was before (`plain_ways.py`).
+
 And seconds of scoring, with the time that is allowed for it: 100,000 REC answers (5 s) and LVIS-Ground of 20,000
 answers (20 s).
 """
@@ -28,14 +30,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from plain_ways import in_plain_ways
 from tqdm import tqdm
 
-from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.data.columns import EVALUATION_FEATURES, image_part
 from transformers_groma.evaluation.answers import answer_dataset
 from transformers_groma.evaluation.benchmarks import lvis_ground, rec
 from transformers_groma.evaluation.predictions import Prediction
 from transformers_groma.evaluation.respondents import ChatRespondent
+from transformers_groma.loading import load_model
 from transformers_groma.regions import Regions
 from transformers_groma.shapes.rows import ShapesOptions, shapes_dataset
 
@@ -77,11 +80,12 @@ def seconds_of_answers(respondent: ChatRespondent, rows: Dataset, batch_size: in
 def compare_batches(
     respondent: ChatRespondent, rows: Dataset, batch_size: int, single_rows: int, repeats: int
 ) -> dict[str, float]:
-    """Rows per second, in batches (all rows, and the fastest piece) and one after the other (the fastest piece)."""
+    """Rows per second: in batches (all rows; the fastest piece), one by one, and that as before (fastest pieces)."""
     few = rows.select(range(min(single_rows, len(rows))))
     pieces = [rows.select(range(start, min(start + len(few), len(rows)))) for start in range(0, len(rows), len(few))]
     seconds_of_answers(respondent, rows.select(range(min(batch_size, len(rows)))), batch_size)  # warms up
-    single, batched, whole = [], [], 0.0
+    single, earlier, batched, whole = [], [], [], 0.0
+    answer_as_before = in_plain_ways(seconds_of_answers)
     for number, piece in enumerate(tqdm(pieces, desc="pieces", unit="piece")):
         seconds, answers = seconds_of_answers(respondent, piece, batch_size)
         batched.append(seconds / len(piece))
@@ -89,11 +93,20 @@ def compare_batches(
         if number < repeats:
             seconds, alone = seconds_of_answers(respondent, few, 1)
             single.append(seconds / len(few))
+            seconds, before = answer_as_before(respondent, few, 1)
+            earlier.append(seconds / len(few))
         if number == 0:
             # What is compared gives the same answers.
             same = sum(one.markup == other.markup for one, other in zip(answers, alone))
             assert same >= 0.98 * len(few), f"only {same} of {len(few)} answers are the same"
-    return {"batched": 1 / min(batched), "single": 1 / min(single), "batched_all": len(rows) / whole}
+            same = sum(one.markup == other.markup for one, other in zip(before, alone))
+            assert same == len(few), f"only {same} of {len(few)} answers are those of before"
+    return {
+        "batched": 1 / min(batched),
+        "single": 1 / min(single),
+        "earlier_single": 1 / min(earlier),
+        "batched_all": len(rows) / whole,
+    }
 
 
 def random_boxes(generator: np.random.Generator, count: int) -> list[list[float]]:
@@ -144,8 +157,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    model = GromaForConditionalGeneration.from_pretrained(MODEL)
-    respondent = ChatRespondent(model, GromaProcessor.from_pretrained(MODEL), rec.BENCHMARK.asking)
+    model, processor = load_model(str(MODEL), "cpu")
+    respondent = ChatRespondent(model, processor, rec.BENCHMARK.asking)
     speeds = {
         name: compare_batches(respondent, rows, arguments.batch_size, arguments.single_rows, arguments.repeats)
         for name, rows in (
@@ -155,6 +168,10 @@ def main() -> None:
     }
     ratios = {
         f"batch of {arguments.batch_size} vs single, {name}": speed["batched"] / speed["single"]
+        for name, speed in speeds.items()
+    }
+    earlier = {
+        f"single vs earlier single, {name}": speed["single"] / speed["earlier_single"]
         for name, speed in speeds.items()
     }
 
@@ -172,6 +189,8 @@ def main() -> None:
             f"  {name:16s} in batches of {arguments.batch_size} {speed['batched']:8.2f} (all rows "
             f"{speed['batched_all']:.2f}), one by one {speed['single']:8.2f}: {ratio:5.2f}x"
         )
+    for name, ratio in earlier.items():
+        print(f"  {name}: {ratio:5.2f}x")
     print(f"scoring {REC_ANSWERS:,} answers of REC:         {seconds['score_rec']:6.2f} s (at most {REC_SECONDS:g})")
     print(
         f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most "
@@ -179,7 +198,7 @@ def main() -> None:
     )
     result = {
         "benchmark": "evaluation",
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "ratios": {name: round(value, 3) for name, value in (ratios | earlier).items()},
         "rows_per_second": {
             name: {key: round(value, 3) for key, value in speed.items()} for name, speed in speeds.items()
         },

@@ -2,15 +2,16 @@
 
     python benchmarks/bench_inference.py [--batch-size 8] [--new-tokens 16] [--repeats 9]
 
-Two ratios, both from this run on this machine:
+Three ratios, all from this run on this machine:
 
 - batch against single: seconds of N single `generate` calls / seconds of one call with a batch of N;
 - ours against the original, image to first-token logits: seconds of a plain transcription of the original / seconds of
   ours. The transcription has the same weights and the original's data flow: Python loops over images; NMS, region
   features and token sequence for every image on its own; prompts of different lengths padded afterwards. Its region
   encoder is written down as in the original, with ROIAlign in plain torch (`grid_sample` and averages) in place of
-  mmcv's compiled one. "same operators" is the same flow with our region encoder called for every image, so that only
-  the flow differs.
+  mmcv's compiled one; linear layers are torch's own. "same operators" is the same flow with our layers and our region
+  encoder called for every image, so that only the flow differs;
+- ours against earlier: the same forward pass, and an answer to one row, as they were before (`plain_ways.py`).
 """
 
 import argparse
@@ -22,10 +23,12 @@ import torch
 from measuring import seconds_of
 from PIL import Image, ImageDraw
 from plain_region_encoder import PlainRegionEncoder
+from plain_ways import in_plain_ways, plain_ways
 from torch import Tensor
 
-from transformers_groma import GromaForConditionalGeneration, GromaProcessor
+from transformers_groma import GromaForConditionalGeneration
 from transformers_groma.boxes import box_cxcywh_to_xyxy, nms
+from transformers_groma.loading import load_model
 
 MODEL = Path(__file__).parents[1] / "hub_configs" / "groma-tiny"
 
@@ -98,21 +101,25 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
 
-    model = GromaForConditionalGeneration.from_pretrained(MODEL).eval()
-    processor = GromaProcessor.from_pretrained(MODEL)
+    model, processor = load_model(str(MODEL), "cpu")
     number = arguments.batch_size
     inputs = processor(images=make_images(number), text=["What is there?"] * number, return_tensors="pt", padding=True)
     singles = [{name: value[index : index + 1] for name, value in inputs.items()} for index in range(number)]
     settings = {"max_new_tokens": arguments.new_tokens, "min_new_tokens": arguments.new_tokens, "do_sample": False}
-    original = OriginalFlow(model, PlainRegionEncoder(model.model.region_encoder))
+    original = in_plain_ways(OriginalFlow(model, PlainRegionEncoder(model.model.region_encoder)))
     same_operators = OriginalFlow(model, model.model.region_encoder)
 
     def first_logits(case: dict[str, Tensor]) -> Tensor:
         return model(**case, logits_to_keep=1).logits[:, -1]
 
+    earlier = in_plain_ways(first_logits)
     # What is compared gives the same answer.
     for flow in (original, same_operators):
         torch.testing.assert_close(first_logits(inputs), flow(**inputs), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(first_logits(inputs), earlier(inputs), atol=1e-3, rtol=1e-3)
+    answers = model.generate(**inputs, **settings)
+    with plain_ways():
+        assert torch.equal(answers, model.generate(**inputs, **settings)), "answers differ from the earlier ones"
 
     features = model.get_image_features(inputs["pixel_values"], return_dict=True)
     prompt = {name: value for name, value in inputs.items() if name != "pixel_values"}
@@ -129,6 +136,10 @@ def main() -> None:
             "ours_single": lambda: first_logits(singles[0]),
             "original_single": lambda: original(**singles[0]),
             "same_operators_single": lambda: same_operators(**singles[0]),
+            "earlier_batch": lambda: earlier(inputs),
+            "earlier_single": lambda: earlier(singles[0]),
+            "answer_single": lambda: model.generate(**singles[0], **settings),
+            "earlier_answer_single": in_plain_ways(lambda: model.generate(**singles[0], **settings)),
         },
         arguments.repeats,
     )
@@ -142,6 +153,9 @@ def main() -> None:
         "ours_vs_original_batch_1": seconds["original_single"] / seconds["ours_single"],
         f"ours_vs_same_operators_batch_{number}": seconds["same_operators_batch"] / seconds["perceive_and_prefill"],
         "ours_vs_same_operators_batch_1": seconds["same_operators_single"] / seconds["ours_single"],
+        f"ours_vs_earlier_batch_{number}": seconds["earlier_batch"] / seconds["perceive_and_prefill"],
+        "ours_vs_earlier_batch_1": seconds["earlier_single"] / seconds["ours_single"],
+        "ours_vs_earlier_answer_to_one_row": seconds["earlier_answer_single"] / seconds["answer_single"],
     }
     print(f"groma-tiny, batch of {number}, {arguments.new_tokens} new tokens, best of {arguments.repeats} rounds")
     regions = features.region_mask.sum(dim=1)

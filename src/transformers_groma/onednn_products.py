@@ -16,8 +16,9 @@ from torch.autograd import forward_ad
 from .float32_products import MANY_ROWS
 from .int8_products import become, is_plain_inference
 
-# Measured with 2 threads: 256 rows and 256 x 256 weights took 0.6 of the time, smaller products as long or longer.
-MIN_FEATURES, MIN_MULTIPLICATIONS = 256, 2**24
+# Measured with 2 threads: 256 rows and 256 x 256 weights took 0.6 of the time, smaller products about as long. Narrow
+# layers gain as much if the rows are many (8 images of groma-tiny: 2056 rows and 288 x 96 weights, half the time).
+MIN_FEATURES, MIN_MULTIPLICATIONS = 64, 2**24
 # How much faster oneDNN has to be. Where it was faster at all it was 2x, so this does not depend on other load.
 MIN_GAIN = 1.3
 _ROUNDS, _ROWS, _FEATURES = 7, 256, 512

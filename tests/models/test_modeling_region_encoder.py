@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from tests.tiny import REGION_ENCODER
 from transformers_groma import GromaRegionEncoderConfig
+from transformers_groma.models import modeling_region_encoder
 from transformers_groma.models.modeling_region_encoder import (
     WIDE_CONVOLUTION_CHANNELS,
     GromaFeatureFusion,
@@ -150,6 +151,47 @@ class TestRegions:
         regions = tiny_encoder()(tiny_maps(), BOXES, mask)
         assert regions.shape == (2, 3, 10)
         assert torch.equal(regions.any(dim=-1), mask)
+
+    def test_as_many_images_at_once_as_fit_into_the_cache(self, monkeypatch):
+        encoder, maps, batches = tiny_encoder(), tiny_maps(3), []
+        boxes, mask = torch.cat([BOXES, BOXES[:1]]), torch.cat([MASK, torch.zeros_like(MASK[:1])])
+        size = 16 * maps[0][0].nbytes  # of the finest map of an image
+        fuse = encoder.fuse_feature_maps
+        monkeypatch.setattr(encoder, "fuse_feature_maps", lambda maps: batches.append(len(maps[0])) or fuse(maps))
+        expected = encoder(maps, boxes, mask).detach()
+        for limit, at_once in (
+            (3 * size, [3]),
+            (3 * size - 1, [2, 1]),
+            (2 * size - 1, [1, 1, 1]),
+            (size, [1, 1, 1]),
+            (size - 1, [3]),  # those of no image fit
+            (0, [3]),
+        ):
+            monkeypatch.setattr(modeling_region_encoder, "CACHED_BYTES", limit)
+            batches.clear()
+            with torch.no_grad():
+                tokens = encoder(maps, boxes, mask)
+            assert batches == at_once
+            assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
+            assert not tokens[~mask].any()
+
+    def test_all_images_at_once_where_they_are_kept_or_learned_from(self, monkeypatch):
+        encoder, batches = tiny_encoder(), []
+        monkeypatch.setattr(modeling_region_encoder, "CACHED_BYTES", 16 * tiny_maps()[0][0].nbytes)
+        fuse = encoder.fuse_feature_maps
+        monkeypatch.setattr(encoder, "fuse_feature_maps", lambda maps: batches.append(len(maps[0])) or fuse(maps))
+        encoder(tiny_maps(), BOXES, MASK)
+        with torch.no_grad():
+            tokens, fused = encoder(tiny_maps(), BOXES, MASK, return_maps=True)
+            assert batches == [2, 2]
+            assert_close(encoder(tiny_maps(), BOXES, MASK, fused_maps=fused), tokens)
+            assert batches == [2, 2]
+            assert_close(encoder(tiny_maps(), BOXES, MASK), tokens, atol=1e-5, rtol=1e-4)
+            assert batches == [2, 2, 1, 1]
+            assert not encoder(tiny_maps(), BOXES, torch.zeros_like(MASK)).any()
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+            encoder(tiny_maps(), BOXES, MASK)
+        assert batches[-1] == 2
 
     @pytest.mark.parametrize("box_format", ["xyxy", "cxcywh"])
     def test_a_region_is_the_sum_of_its_crops_and_its_place(self, box_format):

@@ -14,6 +14,8 @@ from .modeling_ops import GromaRoiAlign, computing_dtype
 WIDE_CONVOLUTION_CHANNELS = 256
 # Above this size of a map the group norm's rounding errors with channels last were 5 times those on planes.
 EXACT_NORM_PIXELS = 128 * 128
+# The finest maps of the images that are fused at once, at most: they stay in the cache.
+CACHED_BYTES = 8 * 2**20
 
 
 class GromaFeatureFusion(nn.Module):
@@ -33,7 +35,7 @@ class GromaFeatureFusion(nn.Module):
         Returns:
             `list[Tensor]`: fused maps of the same shapes.
         """
-        return [self._normalize(convolved).relu() for convolved in convolve(self.conv, self.mix(maps))]
+        return [self._normalize(convolved).relu_() for convolved in convolve(self.conv, self.mix(maps))]
 
     def mix(self, maps: list[Tensor]) -> list[Tensor]:
         """What the convolution reads: half of each map's own channels, a quarter of each neighbour's.
@@ -144,37 +146,47 @@ class GromaRegionEncoder(nn.Module):
             `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots. With `return_maps` also
             the fused maps.
         """
+        boxes = exact_boxes(boxes)
+        count, step = len(boxes), self._images_at_once(feature_maps)
+        if fused_maps is None and not return_maps and step < count:
+            crops = []
+            for images in (slice(start, start + step) for start in range(0, count, step)):
+                maps = self.fuse_feature_maps([level[images] for level in feature_maps])
+                crops.append(self._crop(maps, boxes[images], mask[images]))
+            return self._encode([torch.cat(of_level) for of_level in zip(*crops, strict=True)], boxes, mask)
         if fused_maps is None:
             fused_maps = self.fuse_feature_maps(feature_maps)
-        tokens = self.pool(fused_maps, boxes, mask)
+        tokens = self._encode(self._crop(fused_maps, boxes, mask), boxes, mask)
         return (tokens, fused_maps) if return_maps else tokens
 
-    def pool(self, maps: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
-        """Turn boxes into region tokens, from maps that are fused already.
+    def _images_at_once(self, feature_maps: list[Tensor]) -> int:
+        """How many images to fuse and crop at once: on a CPU, in plain inference, as many as fit into its cache.
 
-        Args:
-            maps (`list[Tensor]`): of `fuse_feature_maps`.
-            boxes (`Tensor` of shape `(B, R, 4)`), mask (`Tensor` of shape `(B, R)`, bool): see `forward`.
-
-        Returns:
-            `Tensor` of shape `(B, R, output_size)`: region tokens; zeros in unused slots.
+        The maps of more would pass through memory from one step to the next.
         """
-        boxes = exact_boxes(boxes)
-        # An unused slot would cost as much as a used one, so only as many slots as the fullest image uses are encoded,
-        # and of these only the used ones. A traced graph needs static shapes and encodes them all.
-        static = torch.compiler.is_compiling()
-        num_slots = boxes.shape[1]
-        num_encoded = num_slots if static else int(mask.sum(dim=1).max())
-        boxes, mask = boxes[:, :num_encoded], mask[:, :num_encoded]
-        crops = self.roi_align(
+        count, graph = len(feature_maps[0]), torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if graph or count < 2 or feature_maps[0].device.type != "cpu" or torch.is_grad_enabled():
+            return count
+        fitting = CACHED_BYTES // (self.map_scales[0] ** 2 * feature_maps[0][0].nbytes)
+        return min(fitting, count) or count
+
+    def _crop(self, maps: list[Tensor], boxes: Tensor, mask: Tensor) -> list[Tensor]:
+        """The crops of boxes `(B, R, 4)` from fused maps: `(T, C, P, P)` of each map, T used slots in all."""
+        boxes, mask = _used_slots(boxes, mask)
+        return self.roi_align(
             maps,
             self._boxes_for_roi_align(boxes) * (self.config.roi_image_size or self.image_size),
             [1 / stride for stride in self.config.roi_strides],
             self.config.roi_output_size,
             self.config.roi_sampling_ratio,
-            None if static else mask,
+            None if torch.compiler.is_compiling() else mask,
         )
-        if static:
+
+    def _encode(self, crops: list[Tensor], boxes: Tensor, mask: Tensor) -> Tensor:
+        """Region tokens `(B, R, output_size)` from the crops of boxes `(B, R, 4)`; zeros in unused slots."""
+        num_slots = boxes.shape[1]
+        boxes, mask = _used_slots(boxes, mask)
+        if torch.compiler.is_compiling():
             regions = self.encode_crops(crops, boxes.flatten(0, 1))
             regions = regions.unflatten(0, mask.shape) * mask[..., None]
         else:
@@ -182,7 +194,7 @@ class GromaRegionEncoder(nn.Module):
             # Back from the list of used slots (T, D) to (B, R, D).
             regions = encoded.new_zeros(*mask.shape, encoded.shape[-1])
             regions = regions.index_put((mask,), encoded)
-        return nn.functional.pad(regions, (0, 0, 0, num_slots - num_encoded))
+        return nn.functional.pad(regions, (0, 0, 0, num_slots - mask.shape[1]))
 
     def fuse_feature_maps(self, feature_maps: list[Tensor]) -> list[Tensor]:
         """Compute the maps that ROIAlign reads.
@@ -241,6 +253,13 @@ class GromaRegionEncoder(nn.Module):
             boxes = box_cxcywh_to_xyxy(boxes)
         position = self.box_embedding(boxes.to(content.dtype))
         return self.output_projection(content + position)
+
+
+def _used_slots(boxes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes and mask of as many slots as the fullest image uses. A traced graph needs static shapes and keeps all."""
+    # An unused slot would cost as much as a used one.
+    count = boxes.shape[1] if torch.compiler.is_compiling() else int(mask.sum(dim=1).max())
+    return boxes[:, :count], mask[:, :count]
 
 
 def resize_map(feature_map: Tensor, like: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:

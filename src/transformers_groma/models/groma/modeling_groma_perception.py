@@ -279,7 +279,9 @@ class GromaPerceptionMixin:
         feature_maps = [
             self.feature_map(vision.hidden_states[i]) for i in self.config.region_encoder_config.vision_feature_layers
         ]
-        tokens, fused_maps = self._visual_tokens(image_tokens, feature_maps, None, selection, refer_boxes, pixel_index)
+        tokens, fused_maps = self._visual_tokens(
+            image_tokens, feature_maps, None, selection, refer_boxes, pixel_index, keep_fused_maps
+        )
         features = GromaImageFeatures(
             last_hidden_state=vision.last_hidden_state,
             hidden_states=vision.hidden_states,
@@ -291,7 +293,7 @@ class GromaPerceptionMixin:
             ground_slots=None if ground_boxes is None else selection.ground_slots,
             # What outlives the step must not keep its graph alive.
             region_feature_maps=[feature_map.detach() for feature_map in feature_maps],
-            fused_region_maps=[fused.detach() for fused in fused_maps] if keep_fused_maps else None,
+            fused_region_maps=None if fused_maps is None else [fused.detach() for fused in fused_maps],
             **seen,
         )
         return features, tokens
@@ -304,16 +306,20 @@ class GromaPerceptionMixin:
         selection: RegionSelection,
         refer_boxes: Tensor | None,
         pixel_index: Tensor | None = None,
-    ) -> tuple[VisualTokens, list[Tensor]]:
-        """Image tokens, a token for each slot, and a second copy for the slots of user boxes; and the fused maps."""
+        return_maps: bool = False,
+    ) -> tuple[VisualTokens, list[Tensor] | None]:
+        """Image tokens, a token for each slot, and a second copy for the slots of user boxes; fused maps if asked."""
         boxes, mask, shared = selection.boxes, selection.mask, None
         if pixel_index is not None:
             shared = regions_of_images(boxes, mask, pixel_index.to(boxes.device), len(image_tokens))
             boxes, mask = shared.boxes, shared.mask
         # As bits: where FSDP wraps the region encoder by itself, it casts what comes in.
-        region_tokens, fused_maps = self.region_encoder(
-            feature_maps, boxes_to_bits(boxes), mask, fused_maps=fused_maps, return_maps=True
+        region_tokens = self.region_encoder(
+            feature_maps, boxes_to_bits(boxes), mask, fused_maps=fused_maps, return_maps=return_maps
         )
+        fused_maps = None
+        if return_maps:
+            region_tokens, fused_maps = region_tokens
         if shared is not None:
             image_tokens = image_tokens[pixel_index.to(image_tokens.device)]
             region_tokens = shared.of_samples(region_tokens)
