@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import machine
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import logging
 
@@ -160,7 +161,7 @@ def main() -> None:
     for result in results.values():
         del result["tokens"]
     rounded = {name: {key: round(value, 3) for key, value in result.items()} for name, result in results.items()}
-    print(json.dumps({"benchmark": "loading", "ratios": flat, "measured": rounded}))
+    print(json.dumps({"benchmark": "loading", "ratios": flat, "measured": rounded, "machine": machine()}))
 
 
 if __name__ == "__main__":

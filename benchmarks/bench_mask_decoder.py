@@ -14,6 +14,7 @@ import argparse
 import json
 
 import torch
+from machine import machine
 from measuring import seconds_of
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
@@ -90,7 +91,7 @@ def main() -> None:
     for name, value in seconds.items():
         print(f"{name:16s} {value:7.2f} s")
     print(f"masks take {seconds['masks'] / seconds['answer']:.1%} of the answer's time")
-    print(json.dumps({"benchmark": "mask_decoder", "ratios": ratios, "seconds": seconds}))
+    print(json.dumps({"benchmark": "mask_decoder", "ratios": ratios, "seconds": seconds, "machine": machine()}))
 
 
 if __name__ == "__main__":

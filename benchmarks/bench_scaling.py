@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -239,8 +240,8 @@ def main() -> None:
             shown = "  ".join(f"{value * 1000:9.1f}" for value in seconds)
             print(f"{name:<40} n {count:>9}  ms at n, 2n, 4n: {shown}   growth {growth:.2f}", flush=True)
     growths = {name: result["growth"] for name, result in results.items()}
-    python = sys.version.split()[0]
-    print(json.dumps({"benchmark": "scaling", "python": python, "ratios": growths, "results": results}))
+    where = {"python": sys.version.split()[0], "machine": machine()}
+    print(json.dumps({"benchmark": "scaling", **where, "ratios": growths, "results": results}))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ memory of the system. The last line is JSON.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
+from machine import machine
 
 import transformers_groma
 
@@ -54,7 +56,7 @@ PROGRAMS = {
 def seconds_of(arguments: list[str]) -> tuple[float, float]:
     """Seconds from the start of a process to its first output, and to its end."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "GROMA_KERNELS": "reference"}
-    # An installed package is compiled once; a shell that forbids Python to store that would compile it in each process.
+    # An installed package is compiled once; where Python must not store that, it would be in each process.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -72,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="the fastest counts (default: %(default)s)")
     rounds = parser.parse_args().rounds
+    torch.set_num_threads(2)  # as in the processes, for the name of the machine
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in PROGRAMS}
     for _ in range(rounds + 1):
         for name, arguments in PROGRAMS.items():
@@ -82,7 +85,7 @@ def main() -> None:
     ours, plain, floor = (best[name] for name in ("groma chat", "transformers alone", "imports alone"))
     result = {
         "benchmark": "startup",
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "seconds": {name: [round(value, 3) for value in values] for name, values in best.items()},
         "ratios": {
             "first word, over transformers alone": round(plain[0] / ours[0], 2),
