@@ -1,12 +1,20 @@
 """A cache layer with room: it holds what the library's holds, whatever is done to it between steps."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
 from transformers_groma.models.modeling_cache_layer import RoomyLayer
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    """As in generation: with gradients the layer does what the library's does."""
+    with torch.no_grad():
+        yield
 
 
 def states(length, rows=2, value_size=4):
@@ -88,6 +96,71 @@ def test_what_was_read_in_inference_mode_goes_on_outside_of_it():
     assert torch.equal(layer.update(*states(2))[0], library.update(*states(2))[0])
 
 
+def test_a_copy_at_the_place_of_a_layer_that_is_gone_does_not_write_into_what_was_handed_out():
+    gone = RoomyLayer()
+    for length in (9, 1):
+        gone.update(*states(length))
+    copied = copy.copy(gone)
+    kept = gone.update(*states(1))[0]
+    before, place = kept.clone(), id(gone)
+    del gone
+    others = []  # kept, so that each has another place
+    while not others or (id(others[-1]) != place and len(others) < 100):
+        others.append(copy.copy(copied))
+    others[-1].update(*states(3))
+    assert torch.equal(kept, before)
+
+
+@pytest.mark.parametrize("change", ["rows", "beams", "repeat", "reset"])
+def test_a_change_takes_the_memory_of_the_room(change):
+    layer = RoomyLayer()
+    for length in (9, 1):
+        layer.update(*states(length))
+    room = weakref.ref(layer._room[0])
+    CHANGES[change](layer)
+    assert room() is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        states(1, rows=1),
+        states(1, value_size=1),
+        [part.double() for part in states(1)],
+        [part.to("meta") for part in states(1)],
+    ],
+    ids=["rows", "size", "dtype", "device"],
+)
+def test_states_that_do_not_fit_are_neither_stretched_nor_rounded(other):
+    found = []
+    for layer in (RoomyLayer(), DynamicLayer()):
+        for length in (9, 1):
+            layer.update(*states(length))
+        try:
+            found.append(layer.update(*other))
+        except RuntimeError as error:
+            found.append((str(error),))
+    assert len(found[0]) == len(found[1])
+    for own, library in zip(*found, strict=True):
+        if isinstance(library, str):
+            assert own == library
+        else:
+            torch.testing.assert_close(own, library, rtol=0, atol=0)
+
+
+@torch.enable_grad()
+def test_keys_that_a_gradient_needs_are_not_written_to():
+    """As where adapters are in queries alone: neither keys nor values learn."""
+    layer, query = RoomyLayer(), torch.ones(2, 3, 1, 4, requires_grad=True)
+    total = 0
+    for length in (9, 1, 1, 1):
+        keys, values = layer.update(*states(length))
+        total = total + ((query @ keys.mT).softmax(dim=-1) @ values).sum()
+    total.backward()
+    assert query.grad.abs().sum() > 0
+
+
+@torch.enable_grad()
 def test_gradients_flow_through_the_steps():
     gradients = []
     for kind in (RoomyLayer, DynamicLayer):
