@@ -78,8 +78,8 @@ def order_by_image(image_ids: Sequence[str], rows_per_image: int) -> Callable[[t
 
     Example:
     >>> order = order_by_image(["a", "b", "a", "b"], 2)(torch.Generator().manual_seed(0))
-    >>> {row % 2 for row in order[:2]}, {row % 2 for row in order[2:]}
-    ({1}, {0})
+    >>> [len({row % 2 for row in group}) for group in (order[:2], order[2:])]
+    [1, 1]
     """
 
     def order(generator: torch.Generator) -> list[int]:
