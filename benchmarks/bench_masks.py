@@ -34,7 +34,7 @@ from transformers_groma.masks import (
     rle_to_mask,
 )
 
-BASELINES = {"pycocotools": "pycocotools.mask", "faster_coco_eval": "faster_coco_eval.mask"}
+BASELINES = {"pycocotools": "pycocotools.mask", "faster_coco_eval": "faster_coco_eval.core.mask"}
 SIZES = ((480, 640), (3000, 4000))
 
 
