@@ -3,10 +3,12 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_groma import onednn_products
 from transformers_groma.float32_products import MANY_ROWS
@@ -129,6 +131,48 @@ def test_where_others_see_what_it_does(multiplied):
     assert "_linear_pointwise" not in str(exported.graph)
 
 
+def test_derivatives_within_functional_transforms(multiplied):
+    """A tensor within `vmap` does not say that it needs a gradient, and has no tangent to ask for."""
+    layer, given = linear(), given_rows()[None]
+    plain = copy.deepcopy(layer)
+    use_onednn(layer)
+    gradients = [
+        torch.func.grad(lambda rows, one=one: torch.vmap(one)(rows).square().sum())(given) for one in (layer, plain)
+    ]
+    assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
+    tangents = [torch.func.jvp(torch.vmap(one), (given,), (given,))[1] for one in (layer, plain)]
+    assert torch.equal(*tangents) and multiplied == []
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR tensor support")
+def test_sparse_and_nested_tensors(multiplied):
+    layer, given = linear(bias=False), given_rows()
+    plain = copy.deepcopy(layer)
+    use_onednn(layer)
+    assert layer(torch.nested.nested_tensor([given, given[:3]])).is_nested
+    sparse = plain.weight.relu().to_sparse_csr()
+    plain.weight, layer.weight = nn.Parameter(sparse, False), nn.Parameter(sparse, False)
+    assert torch.equal(layer(given), plain(given)) and multiplied == []
+
+
+def test_where_onednn_is_switched_off_or_missing(multiplied, monkeypatch):
+    """Also for a layer that was made where it was there."""
+    layer, given = linear(), given_rows()
+    use_onednn(layer)
+    with torch.backends.mkldnn.flags(enabled=False):
+        layer(given)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    layer(given)
+    assert multiplied == []
+
+
+def test_the_wrong_size_is_named():
+    layer = linear()
+    use_onednn(layer)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(given_rows(ROWS, MIN_FEATURES + 1))
+
+
 def test_a_layer_that_moves(multiplied):
     layer = linear()
     use_onednn(layer)
@@ -177,9 +221,9 @@ def test_the_options(wanted, expected):
 class TestMeasuring:
     @pytest.fixture(autouse=True)
     def fresh(self):
-        is_onednn_faster.cache_clear()
+        onednn_products._takes_less_time.cache_clear()
         yield
-        is_onednn_faster.cache_clear()
+        onednn_products._takes_less_time.cache_clear()
 
     @pytest.mark.parametrize(("own", "onednn", "expected"), [(2.0, 1.0, True), (1.2, 1.0, False), (1.0, 2.0, False)])
     def test_by_time(self, monkeypatch, own, onednn, expected):
@@ -202,8 +246,38 @@ class TestMeasuring:
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
         assert not is_onednn_faster()
 
-    def test_here(self):
-        assert is_onednn_faster() in (True, False)
+    @pytest.mark.parametrize("context", [torch.device("meta"), torch.autocast("cpu")], ids=["meta", "autocast"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_float32_on_a_cpu_whatever_the_caller_has_set(self, context, dtype, monkeypatch):
+        measured, multiply = [], onednn_products.onednn_linear
+
+        def noted(rows, weight):
+            measured.append((rows.dtype, rows.device.type, weight.device.type, torch.is_autocast_enabled("cpu")))
+            return multiply(rows, weight)
+
+        monkeypatch.setattr(onednn_products, "onednn_linear", noted)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with context:
+                assert is_onednn_faster() in (True, False)
+        finally:
+            torch.set_default_dtype(before)
+        assert set(measured) == {(torch.float32, "cpu", "cpu", False)}
+
+    def test_not_while_it_is_switched_off(self, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(onednn_products, "_takes_less_time", lambda: True)
+            assert is_onednn_faster()
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert not is_onednn_faster()
+            assert is_onednn_faster()
+
+    def test_operations_are_counted(self):
+        is_onednn_faster()
+        with FlopCounterMode(display=False) as counter:
+            onednn_linear(given_rows(3, 5), given_rows(4, 5))
+        assert counter.get_total_flops() == 2 * 3 * 4 * 5
 
 
 def test_single_products():

@@ -64,11 +64,13 @@ def is_int8(weight: Tensor) -> bool:
 
 
 def is_plain_inference(input: Tensor, weight: Tensor) -> bool:
-    """Whether a layer computes without gradients, autocast and compilation, which see what it does."""
+    """Whether a layer computes without gradients, autocast, `torch.func` and compilation, which see what it does."""
     return not (
-        (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
         or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
+        # Within `grad(vmap(…))` a tensor does not say that it needs a gradient, and it would silently be 0.
+        or torch._C._are_functorch_transforms_active()
     )
 
 

@@ -7,7 +7,9 @@ true. Sums are added up in another order, so results differ by rounding.
 """
 
 import functools
+import math
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +26,33 @@ MIN_GAIN = 1.3
 _ROUNDS, _ROWS, _FEATURES = 7, 256, 512
 
 
-@functools.cache
 def is_onednn_faster() -> bool:
-    """Whether oneDNN multiplies float32 faster than torch's own products on this machine.
+    """Whether oneDNN multiplies float32 faster than torch's own products on this machine, and may be used.
 
     Returns:
-        `bool`: measured in the first call of a process, in a few hundredths of a second.
+        `bool`: measured in the first call of a process, in a few hundredths of a second. Not while
+        `torch.backends.mkldnn.flags(enabled=False)` lasts.
 
     Example:
     >>> is_onednn_faster() in (True, False)
     True
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        return False
-    with torch.inference_mode():
-        rows, weight = torch.ones(_ROWS, _FEATURES), torch.ones(_FEATURES, _FEATURES)
+    return _is_usable() and _takes_less_time()
+
+
+def _is_usable() -> bool:
+    """Whether this torch has oneDNN's product, and nobody has switched oneDNN off."""
+    has_product = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_product and torch.backends.mkldnn.enabled
+
+
+@functools.cache
+def _takes_less_time() -> bool:
+    """Whether oneDNN's product takes less time than torch's own; measured once in a process."""
+    # Float32 on a CPU also where the caller has another dtype or device as default, or autocast.
+    kind = {"dtype": torch.float32, "device": "cpu"}
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        rows, weight = torch.ones(_ROWS, _FEATURES, **kind), torch.ones(_FEATURES, _FEATURES, **kind)
         best = {nn.functional.linear: float("inf"), onednn_linear: float("inf")}
         # In turns, so that other load meets both; the first round warms up.
         for _ in range(_ROUNDS):
@@ -46,6 +60,7 @@ def is_onednn_faster() -> bool:
                 start = time.perf_counter()
                 multiply(rows, weight)
                 best[multiply] = min(best[multiply], time.perf_counter() - start)
+    _count_operations()
     return best[nn.functional.linear] > MIN_GAIN * best[onednn_linear]
 
 
@@ -94,7 +109,8 @@ class OneDnnLinear(nn.Linear):
     """A linear layer that multiplies many rows with oneDNN; see [`use_onednn`]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_large(input, self.weight) and is_float32_inference(input, self.weight, self.bias):
+        # Asked in each call: the layer may have been copied or sent to where oneDNN is missing or off.
+        if _is_large(input, self.weight) and _is_usable() and is_float32_inference(input, self.weight, self.bias):
             return onednn_linear(input, self.weight, self.bias)
         return super().forward(input)
 
@@ -106,8 +122,9 @@ def is_float32_inference(*tensors: Tensor | None) -> bool:
         tensors (`Tensor`, *optional*): what it is given, its weight and its bias.
 
     Returns:
-        `bool`: not where one of them needs a gradient or has a tangent, is in another dtype or elsewhere or a tensor
-        of another class (as quantized ones are), nor under autocast, nor in what is compiled, traced or exported.
+        `bool`: not where one of them needs a gradient or has a tangent, is sparse, in another dtype or elsewhere or a
+        tensor of another class (as quantized ones are), nor under autocast or `torch.func`, nor in what is compiled,
+        traced or exported.
 
     Example:
     >>> is_float32_inference(torch.ones(2)), is_float32_inference(torch.ones(2, requires_grad=True))
@@ -119,6 +136,7 @@ def is_float32_inference(*tensors: Tensor | None) -> bool:
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.dtype == torch.float32
         and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
         and is_plain_inference(tensor, tensor)
         and forward_ad.unpack_dual(tensor).tangent is None
         for tensor in tensors
@@ -128,7 +146,10 @@ def is_float32_inference(*tensors: Tensor | None) -> bool:
 
 def _is_large(input: Tensor, weight: Tensor) -> bool:
     """Whether a product has many rows and many multiplications; what is compiled or traced may not ask for sizes."""
-    if _is_recorded() or input.numel() < MANY_ROWS * input.shape[-1]:
+    # Nested tensors have no shape. Of a wrong one torch's own product says what is wrong, oneDNN's does not.
+    if _is_recorded() or input.is_nested or input.shape[-1:] != weight.shape[1:]:
+        return False
+    if input.numel() < MANY_ROWS * input.shape[-1]:
         return False
     return input.numel() * weight.shape[0] >= MIN_MULTIPLICATIONS
 
@@ -141,6 +162,19 @@ def _is_recorded() -> bool:
 def _is_wide(layer: nn.Linear) -> bool:
     weight = layer.weight
     return weight.dtype == torch.float32 and weight.dim() == 2 and min(weight.shape) >= MIN_FEATURES
+
+
+def _count_operations() -> None:
+    """Tell torch's FlopCounterMode how many operations a product of oneDNN has; it would count none."""
+    # Here, since it imports triton where that is installed.
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    def of_product(rows: list[int], weight: list[int], *others: Any, **more: Any) -> int:
+        return 2 * math.prod(rows) * weight[0]
+
+    product = torch.ops.mkldnn._linear_pointwise
+    if product not in flop_registry:
+        register_flop_formula(product)(of_product)
 
 
 __all__ = ["OneDnnLinear", "is_float32_inference", "is_onednn_faster", "onednn_linear", "use_onednn"]

@@ -124,6 +124,14 @@ class TestWhere:
         ]
         assert torch.equal(*tangents)
 
+    def test_gradients_through_images_that_are_mapped(self):
+        conv, entry = wide_convolution().requires_grad_(False), wide_map()[None]
+        gradients = [
+            torch.func.grad(lambda given, way=way: torch.vmap(way)(given).square().sum())(entry)
+            for way in (conv, lambda given: convolve(conv, [given])[0])
+        ]
+        assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
+
     @torch.no_grad()
     def test_not_in_half_precision_nor_elsewhere_than_on_a_cpu(self):
         conv, entry = wide_convolution(), wide_map()
@@ -143,6 +151,12 @@ class TestWhere:
         for conv in (hooked, offloaded):
             convolve(conv, [entry])
         assert calls == ["hook", "forward"]
+        handle = nn.modules.module.register_module_forward_hook(lambda *_: calls.append("any layer"))
+        try:
+            convolve(wide_convolution(), [entry])
+        finally:
+            handle.remove()
+        assert calls[2:] == ["any layer"] and saves_time(wide_convolution(), [entry])
         assert not saves_time(nn.Sequential(wide_convolution()), [entry])
         assert not saves_time(nn.utils.parametrizations.weight_norm(wide_convolution()), [entry])
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

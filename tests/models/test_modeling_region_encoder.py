@@ -86,6 +86,19 @@ class TestFusing:
             assert_close(fused[index][:, 4:6], resize_map(maps[coarser][:, 6:], maps[own]))
             assert_close(fused[index][:, 6:], resize_map(maps[finer][:, 4:6], maps[own]))
 
+    def test_hooks_of_the_norm_keep_what_it_gave(self):
+        """The ReLU works in place only where nothing can have kept its input."""
+        encoder, kept, gradients = tiny_encoder(), [], []
+        norm = encoder.fuse_layers[0].norm
+        handle = norm.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        with torch.no_grad():
+            encoder.fuse_feature_maps(tiny_maps())
+        handle.remove()
+        assert kept and all(output.min() < 0 for output in kept)
+        norm.register_full_backward_hook(lambda module, inputs, outputs: gradients.append(outputs))
+        sum(fused.sum() for fused in encoder.fuse_feature_maps(tiny_maps())).backward()
+        assert len(gradients) == 3
+
     def test_fused_maps_are_normalized_and_not_negative(self):
         fusion = GromaFeatureFusion(WIDTH, 2)
         maps = [entry * 100 for entry in tiny_maps(1)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..onednn_products import is_float32_inference, is_onednn_faster, onednn_linear
 
@@ -66,10 +67,29 @@ def saves_time(conv: nn.Conv2d, maps: list[Tensor]) -> bool:
     return tiles >= MIN_TILES and min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS
 
 
+def is_untouched(layer: nn.Module, layer_class: type[nn.Module]) -> bool:
+    """Whether a layer is of this very class, and nothing wraps, hooks, offloads or adapts it.
+
+    Args:
+        layer (`nn.Module`): any.
+        layer_class (`type`): a class of `nn`.
+
+    Returns:
+        `bool`: what touches a layer acts when the layer itself is called, or keeps what it gives.
+
+    Example:
+    >>> is_untouched(nn.ReLU(), nn.ReLU), is_untouched(nn.Sequential(nn.ReLU()), nn.ReLU)
+    (True, False)
+    """
+    if type(layer) is not layer_class or "forward" in vars(layer):
+        return False
+    of_layer = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return not any(of_layer) and not _has_any_global_hook()
+
+
 def _is_plain(conv: nn.Module) -> bool:
-    """Whether a layer is a 3x3 convolution that nothing wraps, hooks, offloads or adapts."""
-    # What does so acts when the layer itself is called.
-    if type(conv) is not nn.Conv2d or "forward" in vars(conv) or conv._forward_hooks or conv._forward_pre_hooks:
+    """Whether a layer is a 3x3 convolution that `is_untouched`."""
+    if not is_untouched(conv, nn.Conv2d):
         return False
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
@@ -160,4 +180,4 @@ def _groups(batch_size: int, rows: int, columns: int) -> Iterator[tuple[slice, s
             yield slice(image, image + images), slice(line, line + lines)
 
 
-__all__ = ["convolve", "saves_time"]
+__all__ = ["convolve", "is_untouched", "saves_time"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..boxes import box_cxcywh_to_xyxy
 from ..exact_boxes import exact_boxes
 from .configuration_region_encoder import GromaRegionEncoderConfig
-from .modeling_fast_convolution import convolve, saves_time
+from .modeling_fast_convolution import convolve, is_untouched, saves_time
 from .modeling_ops import GromaRoiAlign, computing_dtype
 
 # oneDNN's float32 convolutions of 1024 channels were faster on planes (`benchmarks/bench_kernels.py` shows the maps'
@@ -35,7 +35,10 @@ class GromaFeatureFusion(nn.Module):
         Returns:
             `list[Tensor]`: fused maps of the same shapes.
         """
-        return [self._normalize(convolved).relu_() for convolved in convolve(self.conv, self.mix(maps))]
+        normalized = [self._normalize(convolved) for convolved in convolve(self.conv, self.mix(maps))]
+        # In place, unless a hook may have kept what the norm gave.
+        in_place = not torch.compiler.is_compiling() and is_untouched(self.norm, nn.GroupNorm)
+        return [nn.functional.relu(entry, inplace=in_place) for entry in normalized]
 
     def mix(self, maps: list[Tensor]) -> list[Tensor]:
         """What the convolution reads: half of each map's own channels, a quarter of each neighbour's.
