@@ -10,7 +10,6 @@ The texts are compared: batches must not change them.
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import print_result
 from PIL import Image
 
 from transformers_groma import ImageGroundingPipeline
@@ -91,18 +91,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     differing = sum(texts["one_by_one"][name] != texts["annotate"][name] for name in texts["annotate"])
     fastest = {name: min(values) for name, values in seconds.items()}
     return {
-        "benchmark": "annotation",
         "ratios": {
-            "annotate_against_one_by_one": round(fastest["one_by_one"] / fastest["annotate"], 3),
-            "annotate_against_one_by_one_cpu_seconds": round(min(cpu["one_by_one"]) / min(cpu["annotate"]), 3),
+            "annotate_against_one_by_one": fastest["one_by_one"] / fastest["annotate"],
+            "annotate_against_one_by_one_cpu_seconds": min(cpu["one_by_one"]) / min(cpu["annotate"]),
         },
-        "values": {
-            **{f"{name}_images_per_second": round(arguments.images / value, 4) for name, value in fastest.items()},
-            "images": arguments.images,
-            "batch_size": arguments.batch_size,
-            "questions_per_image": 1 + len(PHRASES),
-            "threads": torch.get_num_threads(),
-        },
+        "seconds": fastest,
+        "images_per_second": {name: arguments.images / value for name, value in fastest.items()},
+        "images": arguments.images,
+        "batch_size": arguments.batch_size,
+        "questions_per_image": 1 + len(PHRASES),
         "images_whose_answers_differ": differing,
     }
 
@@ -116,7 +113,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(json.dumps(measure(arguments)))
+    print_result("annotation", **measure(arguments))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ answers (20 s).
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from measuring import print_result
 from plain_ways import in_plain_ways
 from tqdm import tqdm
 
@@ -196,15 +196,7 @@ def main() -> None:
         f"scoring {LVIS_ANSWERS:,} answers of LVIS-Ground: {seconds['score_lvis_ground']:6.2f} s (at most "
         f"{LVIS_SECONDS:g})"
     )
-    result = {
-        "benchmark": "evaluation",
-        "ratios": {name: round(value, 3) for name, value in (ratios | earlier).items()},
-        "rows_per_second": {
-            name: {key: round(value, 3) for key, value in speed.items()} for name, speed in speeds.items()
-        },
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-    }
-    print(json.dumps(result))
+    print_result("evaluation", ratios | earlier, seconds, rows_per_second=speeds)
 
 
 if __name__ == "__main__":

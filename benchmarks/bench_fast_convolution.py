@@ -9,7 +9,6 @@ far the region tokens are from those of the baseline. Needs 4 GB.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from bench_kernels import PARTS, best, build_model, matmul_rate, perceive_in_parts
 from machine import machine
+from measuring import print_result
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"matrix product, float32: {matmul_rate(torch.float32) / 1e12:.3f} TFLOP/s")
     model, pixels = build_model(), torch.randn(1, 3, 448, 448)
     print(f"linear layers that multiply with oneDNN, as it is faster here: {onednn_products.use_onednn(model)}")
-    ratios = {}
+    ratios, found = {}, {}
     for regions in arguments.regions:
         model.config.max_regions = regions
         seconds, counts = {}, {}
@@ -86,9 +86,11 @@ def main() -> None:
         print(f"  {'all':28s} {own:7.2f} s {fast:7.2f} s  {own / fast:.2f}x (target 1.3x)")
         own, fast = (sum(seconds[name][part] for part in REGION_PARTS) for name in ("own", "fast"))
         print(f"  {'region encoder':28s} {own:7.2f} s {fast:7.2f} s  {own / fast:.2f}x")
-        ratios[f"perceive_{regions}_regions"] = round(sum(seconds["own"].values()) / sum(seconds["fast"].values()), 3)
+        for name, of_parts in seconds.items():
+            found[f"{regions}_regions_{name}"] = of_parts
+        ratios[f"perceive_{regions}_regions"] = sum(seconds["own"].values()) / sum(seconds["fast"].values())
     print(f"\nlargest difference of region tokens: {difference(model.region_encoder):.1e} of their standard deviation")
-    print(json.dumps({"benchmark": "fast_convolution", "ratios": ratios}))
+    print_result("fast_convolution", ratios, found)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ an image runs no encoder at all. The last line is JSON.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from measuring import print_result
 from torch import Tensor
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -247,12 +247,7 @@ def main() -> None:
         seconds |= {f"{name}, batch {batch_size}": value for name, value in of_batch.items()}
         ratios |= {f"{name}, batch {batch_size}": value for name, value in found.items()}
     print("a chat without masks ran no grounding encoder; a follow-up question ran no encoder")
-    result = {
-        "benchmark": "glamm_generation",
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "seconds": {name: round(value, 4) for name, value in seconds.items()},
-    }
-    print(json.dumps(result))
+    print_result("glamm_generation", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ Three ratios, all from this run on this machine:
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import seconds_of
+from measuring import print_result, seconds_of
 from PIL import Image, ImageDraw
 from plain_region_encoder import PlainRegionEncoder
 from plain_ways import in_plain_ways, plain_ways
@@ -164,16 +163,7 @@ def main() -> None:
         print(f"  {name:24s} {1000 * seconds[name]:9.1f} ms")
     for name, ratio in ratios.items():
         print(f"  {name:40s} {ratio:5.2f}x")
-    result = {"benchmark": "inference", "ratios": ratios, "seconds": seconds}
-    print(
-        json.dumps(
-            {
-                **result,
-                "ratios": {k: round(v, 3) for k, v in ratios.items()},
-                "seconds": {k: round(v, 5) for k, v in seconds.items()},
-            }
-        )
-    )
+    print_result("inference", ratios, seconds)
 
 
 if __name__ == "__main__":

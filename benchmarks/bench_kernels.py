@@ -12,13 +12,13 @@ machine multiplies it faster than float32.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import print_result
 from plain_region_encoder import PlainRegionEncoder
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -183,12 +183,7 @@ def main() -> None:
         more_ratios, more_seconds = compare_perceive(arguments.dtype, arguments.rounds)
         ratios.update(more_ratios)
         seconds.update(more_seconds)
-    result = {
-        "benchmark": "kernels",
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "seconds": {name: round(value, 5) for name, value in seconds.items()},
-    }
-    print(json.dumps(result))
+    print_result("kernels", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import machine
+from measuring import print_result
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import logging
 
@@ -157,11 +157,10 @@ def main() -> None:
             f"  {variant:16s} weights {ratio['less_memory']:5.2f}x less, {ratio['faster']:5.2f}x faster, "
             f"{ratio['same_tokens']:.0%} of the tokens"
         )
-    flat = {f"{name}, {kind}": round(value, 3) for name, kinds in ratios.items() for kind, value in kinds.items()}
-    for result in results.values():
-        del result["tokens"]
-    rounded = {name: {key: round(value, 3) for key, value in result.items()} for name, result in results.items()}
-    print(json.dumps({"benchmark": "loading", "ratios": flat, "measured": rounded, "machine": machine()}))
+    flat = {f"{name}, {kind}": value for name, kinds in ratios.items() for kind, value in kinds.items()}
+    seconds = {name: {key: found[key] for key in found if key.endswith("_s")} for name, found in results.items()}
+    megabytes = {name: {key: found[key] for key in found if key.endswith("_mb")} for name, found in results.items()}
+    print_result("loading", flat, seconds, megabytes=megabytes)
 
 
 if __name__ == "__main__":

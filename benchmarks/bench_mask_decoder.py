@@ -11,11 +11,9 @@ The ratio is the time of the answer with its masks to the time of the answer alo
 """
 
 import argparse
-import json
 
 import torch
-from machine import machine
-from measuring import seconds_of
+from measuring import print_result, seconds_of
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
 from transformers_groma.masks import masks_of_logits
@@ -91,7 +89,7 @@ def main() -> None:
     for name, value in seconds.items():
         print(f"{name:16s} {value:7.2f} s")
     print(f"masks take {seconds['masks'] / seconds['answer']:.1%} of the answer's time")
-    print(json.dumps({"benchmark": "mask_decoder", "ratios": ratios, "seconds": seconds, "machine": machine()}))
+    print_result("mask_decoder", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ order, is the worst case of a run-length encoding. Our functions check what they
 
 import argparse
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from measuring import print_result
 
 from transformers_groma.masks import (
     mask_areas,
@@ -173,13 +173,7 @@ def main() -> None:
                 mask_to_polygons(mask)
             seconds[f"{name}: mask to polygons"] = (time.perf_counter() - start) / len(masks)
             print(f"  {'mask to polygons':18s} {'-':>16s} {1e3 * seconds[f'{name}: mask to polygons']:9.3f}")
-    result = {
-        "benchmark": "masks",
-        "baseline": arguments.baseline,
-        "ratios": {name: float(f"{value:.3g}") for name, value in ratios.items()},
-        "seconds": {name: round(value, 6) for name, value in seconds.items()},
-    }
-    print(json.dumps(result))
+    print_result("masks", ratios, seconds, baseline=arguments.baseline)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 from machine import machine
-from measuring import cache_bytes
+from measuring import cache_bytes, print_result
 from peer_models import PEERS, SMALL, Peer, Sizes, parameters
 from tqdm import tqdm
 from transformers.utils import logging
@@ -158,13 +158,7 @@ def main() -> None:
             given.results.write_text(json.dumps({"settings": settings, "found": found}, indent=1))
     found = {name: found[name] for name in PEERS if name in found}
     print_table(found)
-    result = {
-        "benchmark": "peers",
-        "ratios": {name: round(value, 3) for name, value in ratios_of(found).items()},
-        "seconds": {name: {key: round(value, 4) for key, value in values.items()} for name, values in found.items()},
-        **settings,
-    }
-    print(json.dumps(result))
+    print_result("peers", ratios_of(found), found, **{name: settings[name] for name in settings if name != "machine"})
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ region slots are used.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import seconds_of
+from measuring import print_result, seconds_of
 from torch import Tensor
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
@@ -172,12 +171,7 @@ def main() -> None:
             f"  on the fly / precomputed: {ratios[name]:.3f}x measured, {ratios[f'{name}_expected']:.3f}x expected",
             flush=True,
         )
-    result = {
-        "benchmark": "precomputed_regions",
-        "ratios": {name: round(value, 3) for name, value in ratios.items()},
-        "seconds": {name: round(value, 5) for name, value in seconds.items()},
-    }
-    print(json.dumps(result))
+    print_result("precomputed_regions", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from measuring import print_result
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
@@ -267,23 +268,14 @@ def main() -> None:
     base = results.get("bfloat16")
     asked = [name for name in results if name in VARIANTS and base]
     ratios = {f"token, bfloat16 over {name}": base["token_s"] / results[name]["token_s"] for name in asked}
-    machine = {
+    settings = {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "slow_dtypes": [str(dtype) for dtype in slow_dtypes()],
         "threads": arguments.threads,
         "layers": arguments.layers,
         "wide_products": arguments.wide_products,
     }
-    print(
-        json.dumps(
-            {
-                "benchmark": "real_size",
-                "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-                "seconds": results,
-                "machine": machine,
-            }
-        )
-    )
+    print_result("real_size", ratios, results, settings=settings)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ on n. The last line is JSON.
 
 import argparse
 import gc
-import json
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from measuring import print_result
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -240,8 +239,9 @@ def main() -> None:
             shown = "  ".join(f"{value * 1000:9.1f}" for value in seconds)
             print(f"{name:<40} n {count:>9}  ms at n, 2n, 4n: {shown}   growth {growth:.2f}", flush=True)
     growths = {name: result["growth"] for name, result in results.items()}
-    where = {"python": sys.version.split()[0], "machine": machine()}
-    print(json.dumps({"benchmark": "scaling", **where, "ratios": growths, "results": results}))
+    seconds = {name: result["seconds"] for name, result in results.items()}
+    numbers = {name: result["n"] for name, result in results.items()}
+    print_result("scaling", growths, seconds, n=numbers, python=sys.version.split()[0])
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ is alone, who should not pay for batching.
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from measuring import print_result
 
 from transformers_groma import GromaForConditionalGeneration, GromaProcessor
 from transformers_groma.grounding import GroundedText
@@ -127,7 +127,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All numbers of the benchmark."""
     users = [conversations_about(index) for index in range(arguments.users)]
     single, batched = "one by one", f"batches of {arguments.batch_size}"
-    ratios, values, differing = {}, {}, 0
+    ratios, rates, seconds, differing = {}, {}, {}, 0
     for case, cached in (("following_turns", 4 * arguments.users), ("new_images", 0)):
         print(case.replace("_", " "))
         engines = {
@@ -149,15 +149,15 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         for kind, name in (("single", single), ("batched", batched)):
             turn = turns[name]
-            values[f"{case}_{kind}_per_s"] = len(turn.answers) / turn.seconds
-            values[f"{case}_{kind}_cpu_s"] = turn.cpu_seconds / len(turn.answers)
-            values[f"{case}_{kind}_p95_s"] = percentile(turn.latencies, 0.95)
+            rates[f"{case}_{kind}"] = len(turn.answers) / turn.seconds
+            seconds[f"{case}_{kind}_cpu"] = turn.cpu_seconds / len(turn.answers)
+            seconds[f"{case}_{kind}_p95"] = percentile(turn.latencies, 0.95)
         if cached:
             for kind, name in (("single", single), ("batched", batched)):
-                values[f"alone_{kind}_s"] = await lone_latency(engines[name], users[0], arguments.repeats)
+                seconds[f"alone_{kind}"] = await lone_latency(engines[name], users[0], arguments.repeats)
         for engine in engines.values():
             await engine.aclose()
-    return {"ratios": ratios, "values": values, "answers_that_differ": differing}
+    return {"ratios": ratios, "seconds": seconds, "answers_per_second": rates, "answers_that_differ": differing}
 
 
 def main() -> None:
@@ -172,16 +172,7 @@ def main() -> None:
     for name, ratio in result["ratios"].items():
         print(f"  {name:40s} {ratio:5.2f}x")
     print(f"  answers that differ: {result['answers_that_differ']}")
-    print(
-        json.dumps(
-            {
-                "benchmark": "serving",
-                "ratios": {name: round(ratio, 3) for name, ratio in result["ratios"].items()},
-                "values": {name: round(value, 4) for name, value in result["values"].items()},
-                "answers_that_differ": result["answers_that_differ"],
-            }
-        )
-    )
+    print_result("serving", **result)
 
 
 if __name__ == "__main__":

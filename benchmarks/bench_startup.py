@@ -10,7 +10,6 @@ memory of the system. The last line is JSON.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import machine
+from measuring import print_result
 
 import transformers_groma
 
@@ -83,17 +82,13 @@ def main() -> None:
     for name, (first, end) in best.items():
         print(f"{name:<20} first output {first:5.2f} s   end {end:5.2f} s")
     ours, plain, floor = (best[name] for name in ("groma chat", "transformers alone", "imports alone"))
-    result = {
-        "benchmark": "startup",
-        "machine": machine(),
-        "seconds": {name: [round(value, 3) for value in values] for name, values in best.items()},
-        "ratios": {
-            "first word, over transformers alone": round(plain[0] / ours[0], 2),
-            "end, over transformers alone": round(plain[1] / ours[1], 2),
-            "first word, of the floor": round(ours[0] / floor[0], 2),
-        },
+    ratios = {
+        "first word, over transformers alone": plain[0] / ours[0],
+        "end, over transformers alone": plain[1] / ours[1],
+        "first word, of the floor": ours[0] / floor[0],
     }
-    print(json.dumps(result))
+    seconds = {name: {"first output": first, "end": end} for name, (first, end) in best.items()}
+    print_result("startup", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ The last line is JSON.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from measuring import print_result
 from torch import Tensor
 
 from transformers_groma import GromaConfig, GromaForConditionalGeneration
@@ -223,7 +223,10 @@ def main() -> None:
         seconds, baseline, ratio = (results[name][key] for key in ("seconds", "baseline_seconds", "over_baseline"))
         print(f"{name:<27} {seconds:7.3f} s   baseline {baseline:7.3f} s   {ratio:.2f}x", flush=True)
     ratios = {name: result["over_baseline"] for name, result in results.items()}
-    print(json.dumps({"benchmark": "training", "threads": arguments.threads, "ratios": ratios, "results": results}))
+    seconds = {
+        name: {"ours": found["seconds"], "baseline": found["baseline_seconds"]} for name, found in results.items()
+    }
+    print_result("training", ratios, seconds, results=results)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ same ids.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from bench_inference import make_images
 from machine import machine
-from measuring import cache_bytes
+from measuring import cache_bytes, print_result
 from torch import Tensor
 from tqdm import tqdm
 
@@ -197,9 +196,7 @@ def main() -> None:
             for name, ratio in found_ratios.items():
                 print(f"  {name:28s} {ratio:9.2f}x", flush=True)
             ratios, seconds = {**ratios, **found_ratios}, {**seconds, **found_seconds}
-    result = {"ratios": ratios, "seconds": seconds}
-    rounded = {part: {name: round(value, 4) for name, value in values.items()} for part, values in result.items()}
-    print(json.dumps({"benchmark": "unused_slots", **rounded, "machine": machine()}))
+    print_result("unused_slots", ratios, seconds)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ run as fast as this CPU runs them.
 """
 
 import argparse
-import json
 import os
 import resource
 import time
 from collections.abc import Callable
 
 import torch
+from measuring import print_result
 from torch import nn
 from transformers import Cache, LlamaConfig, LlamaModel
 
@@ -119,7 +119,7 @@ def main() -> None:
     }
     seconds |= {f"{name}, {key}": value for name, result in model.items() for key, value in result.items()}
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    machine = {
+    settings = {
         "cpu": capabilities.get("cpu_name"),
         "instructions": [
             name for name in ("avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_bf16") if capabilities.get(name)
@@ -129,8 +129,7 @@ def main() -> None:
         "slow_dtypes": [str(dtype) for dtype in slow_dtypes()],
         "threads": arguments.threads,
     }
-    rounded = [{name: round(value, 6) for name, value in values.items()} for values in (ratios, seconds)]
-    print(json.dumps({"benchmark": "wide_products", "ratios": rounded[0], "seconds": rounded[1], "machine": machine}))
+    print_result("wide_products", ratios, seconds, settings=settings)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ images of 64 pixels. With a large encoder on a CPU nearly all of the time is the
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import seconds_of
+from measuring import print_result, seconds_of
 from PIL import Image
 from torch import Tensor
 from transformers import pipeline
@@ -167,15 +166,6 @@ def view_seconds(encoder: DualEncoder, images: list[Image.Image], count: int, ro
     return seconds_of(calls, rounds, warm_up=False, progress=False)
 
 
-def machine() -> dict[str, Any]:
-    """What the times depend on."""
-    return {
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -208,16 +198,9 @@ def main() -> None:
         "views_against_one_by_one": views["one_by_one"] / views["ours"],
         "views_against_released_flow": views["released_flow"] / views["ours"],
     }
-    result = {
-        "benchmark": "zero_shot",
-        "ratios": {name: float(f"{value:.3g}") for name, value in ratios.items()},
-        "seconds": {
-            **{f"texts: {name}": round(value, 5) for name, value in texts.items()},
-            **{f"views: {name}": round(value, 5) for name, value in views.items()},
-        },
-        "machine": machine(),
-    }
-    print(json.dumps(result))
+    seconds = {f"texts: {name}": value for name, value in texts.items()}
+    seconds |= {f"views: {name}": value for name, value in views.items()}
+    print_result("zero_shot", ratios, seconds, torch=torch.__version__)
 
 
 if __name__ == "__main__":

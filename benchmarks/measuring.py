@@ -1,8 +1,11 @@
-"""Measures functions that take turns, and the memory of a cache, the same way in all benchmarks."""
+"""Measures functions that take turns and the memory of a cache, and prints results, the same way in all benchmarks."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from machine import machine
 from tqdm import tqdm
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
@@ -33,3 +36,25 @@ def cache_bytes(cache: Cache) -> int:
     if isinstance(cache, EncoderDecoderCache):
         return cache_bytes(cache.self_attention_cache) + cache_bytes(cache.cross_attention_cache)
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def print_result(benchmark: str, ratios: Mapping[str, float], seconds: Mapping[str, Any], **more: Any) -> None:
+    """Print the line of JSON that a benchmark ends with: its ratios and seconds, the machine, and what else it found.
+
+    Args:
+        benchmark: Name of the script, without `bench_`.
+        ratios: Against the named baselines, by name.
+        seconds: What the ratios are made of, by name; may be grouped.
+        **more: Anything that JSON can hold.
+    """
+    result = {"benchmark": benchmark, "ratios": ratios, "seconds": seconds, **more, "machine": machine()}
+    print(json.dumps(_rounded(result)))
+
+
+def _rounded(value: Any) -> Any:
+    """The value, its floats with four digits that count."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -28,7 +28,7 @@ def test_its_last_line_has_the_ratios_and_names_the_machine(benchmark, monkeypat
     assert result["benchmark"] == "zero_shot"
     assert set(result["ratios"]) == {"text_cached", "views_against_one_by_one", "views_against_released_flow"}
     assert all(ratio > 0 for ratio in result["ratios"].values()) and len(result["seconds"]) == 5
-    assert result["machine"]["threads"] == 1 and result["machine"]["cpu"]
+    assert result["machine"].endswith(", 1 threads")
 
 
 @pytest.mark.parametrize("way", ["one_by_one", "released_flow"])

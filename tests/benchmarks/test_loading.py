@@ -36,7 +36,7 @@ def test_the_script(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench_loading.py", *options.split()])
     script.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["benchmark"] == "loading" and set(result["measured"]) == {"float32", "int8", "offload"}
+    assert result["benchmark"] == "loading" and set(result["seconds"]) == {"float32", "int8", "offload"}
     assert result["ratios"]["offload, same_tokens"] == 1
-    weights = {name: measured["weights_mb"] for name, measured in result["measured"].items()}
+    weights = {name: found["weights_mb"] for name, found in result["megabytes"].items()}
     assert weights["offload"] < weights["int8"] < weights["float32"]

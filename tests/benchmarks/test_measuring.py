@@ -1,6 +1,7 @@
 """What all benchmarks measure with: turns, warming up, the memory of caches."""
 
 import importlib
+import json
 import time
 from pathlib import Path
 
@@ -36,3 +37,22 @@ def test_bytes_of_a_cache(measuring):
         cross.update(torch.zeros(1, 2, 7, 8).half(), torch.zeros(1, 2, 7, 8).half(), layer)
     assert measuring.cache_bytes(own) == 2 * 2 * 2 * 5 * 8 * 4
     assert measuring.cache_bytes(EncoderDecoderCache(own, cross)) == 2 * 2 * 2 * 8 * (5 * 4 + 7 * 2)
+
+
+def test_the_line_that_a_benchmark_ends_with(measuring, capsys):
+    measuring.print_result("a", {"x": 1.23456}, {"x": {"ours": [0.000123456, 2]}}, models=3, is_small=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert found.pop("machine") == measuring.machine()
+    expected = {"ratios": {"x": 1.235}, "seconds": {"x": {"ours": [0.0001235, 2]}}, "models": 3, "is_small": True}
+    assert found == {"benchmark": "a", **expected}
+
+
+def test_all_benchmarks_with_ratios_end_with_it(measuring):
+    folder = Path(measuring.__file__).parent
+    scripts = {path: path.read_text() for path in folder.glob("bench_*.py")}
+    # It compares answers of two models, and has no ratio.
+    del scripts[folder / "bench_glamm.py"]
+    assert scripts and all(
+        f'print_result("{path.stem.removeprefix("bench_")}", ' in text for path, text in scripts.items()
+    )

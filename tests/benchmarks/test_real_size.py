@@ -39,7 +39,7 @@ def test_the_script(script, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["bench_real_size.py", *options, "--steps", "ask", "--new-tokens", "3"])
     script.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["benchmark"] == "real_size" and result["machine"]["layers"] == 3
+    assert result["benchmark"] == "real_size" and result["settings"]["layers"] == 3
     assert result["seconds"]["bfloat16"]["token_s"] > 0 and result["seconds"]["bfloat16"]["prompt_tokens"] > 256
 
 

@@ -18,7 +18,7 @@ def test_the_script(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench_wide_products.py", "--small", "--rounds", "1", "--rows", "1", "40"])
     script.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["benchmark"] == "wide_products" and result["machine"]["emulated"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert result["benchmark"] == "wide_products" and result["settings"]["emulated"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     seconds = result["seconds"]
     ratio = seconds["plain, prompt_s"] / seconds["wide, prompt_s"]
     assert abs(result["ratios"]["prompt, plain over wide"] - ratio) < 0.5 * ratio
