@@ -6,12 +6,14 @@ import itertools
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
-from transformers_groma.data.columns import CONVERSATION_FEATURES
+from transformers_groma.data.columns import CONVERSATION_FEATURES, image_part, text_part
 from transformers_groma.training.collators import ConversationCollator, share_images
 from transformers_groma.training.packing import packed_tokens
 from transformers_groma.training.row_order import SeededOrder, order_by_image
 from transformers_groma.training.trainable import eval_frozen_parts, set_trainable_parts
+from transformers_groma.training.trainer import GromaTrainer
 
 from .rows import (
     command_line,
@@ -22,8 +24,10 @@ from .rows import (
     run_sft,
     same_weights,
     save_training_model,
+    training_arguments,
     training_model,
     training_processor,
+    turn,
 )
 
 PARTS = {
@@ -101,6 +105,18 @@ def test_loss_and_gradients_are_the_same(monkeypatch, batch, parts, proposals):
             )
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_images_without_any_region(training):
+    """As where no proposal is finite."""
+    messages = turn([image_part(), text_part("What is this?")], [text_part("a red box.")])
+    rows = [{**row, "messages": messages, "boxes_xyxy": []} for row in dataset(3)]
+    inputs = ConversationCollator(training_processor())(rows)
+    inputs |= {"proposal_boxes": torch.zeros(3, 2, 4), "proposal_scores": torch.zeros(3, 2)}
+    model = training_model().train(training)
+    losses = [model(**each, use_cache=False, loss_only=True).loss for each in (inputs, whole(inputs))]
+    assert torch.allclose(*losses) and losses[0].isfinite()
+
+
 def test_regions_and_tokens_are_those_of_each_row(batch):
     model = training_model().eval()
     with torch.no_grad():
@@ -176,9 +192,56 @@ class TestOrder:
         sampler.set_epoch(1)
         assert list(sampler) != first
 
+    def test_rows_without_a_name_of_an_image_are_not_put_together(self):
+        order = list(SeededOrder(order_by_image(["a"] * 8 + [""] * 32, 8), 40))
+        places = [place for place, row in enumerate(order) if row < 8]
+        assert sorted(order) == list(range(40)) and places == list(range(places[0], places[0] + 8))
+        first = order_by_image([""] * 32, 8)(torch.Generator().manual_seed(1))
+        second = order_by_image([str(row) for row in range(32)], 8)(torch.Generator().manual_seed(1))
+        assert first == second
+
     def test_one_row_of_an_image_is_any_order(self):
         order = list(SeededOrder(order_by_image(self.IDS, 1), 45))
         assert sorted(order) == list(range(45)) and order != list(range(45))
+
+
+@pytest.mark.parametrize("rows", [list, lambda rows: rows.to_iterable_dataset()], ids=["list", "stream"])
+def test_rows_that_cannot_be_put_together_are_refused(tmp_path, rows):
+    with pytest.raises(
+        ValueError, match="`rows_per_image` is 3, but rows of a .* cannot be put together"
+    ):
+        trainer(tmp_path, rows(dataset(3)), rows_per_image=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "streams", "shares"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"dispatch_batches": True}, False, False),
+        ({"dispatch_batches": False}, True, True),
+        ({"split_batches": True}, False, False),
+    ],
+)
+def test_batches_that_are_cut_by_rows_have_an_image_for_each(tmp_path, monkeypatch, changes, streams, shares):
+    """On several processes. On one they are not cut."""
+    rows = dataset(6).to_iterable_dataset() if streams else dataset(6)
+    assert trainer(tmp_path, rows, accelerator_config=changes).data_collator.shares_images
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    several = trainer(tmp_path, rows, accelerator_config=changes)
+    assert several.data_collator.shares_images is shares
+    assert ("pixel_index" in several.data_collator(list(dataset(6)))) is shares
+
+
+def trainer(folder, rows, rows_per_image: int = 1, **settings) -> GromaTrainer:
+    return GromaTrainer(
+        model=training_model(),
+        args=training_arguments(folder, max_steps=1, **settings),
+        data_collator=ConversationCollator(training_processor()),
+        train_dataset=rows,
+        processing_class=training_processor(),
+        rows_per_image=rows_per_image,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,10 @@ class ConversationCollator(ChatCollator):
         processor (`GromaProcessor`): the model's.
         max_length, pad_to_multiple_of, always_image: see [`ChatCollator`].
 
+    Attributes:
+        shares_images (`bool`): whether an image that several rows show comes once. Must be off where batches are cut
+            by rows, or joined.
+
     Example:
     >>> from transformers_groma import GromaProcessor
     >>> from transformers_groma.data.columns import text_part
@@ -169,6 +173,7 @@ class ConversationCollator(ChatCollator):
     """
 
     processor: GromaProcessor
+    shares_images: bool = True
 
     def check(self, row: Mapping[str, Any]) -> None:
         check_conversation(row, self.processor.max_regions)
@@ -179,7 +184,8 @@ class ConversationCollator(ChatCollator):
         with_image = [row for row in rows if row["image"] is not None]
         if not with_image:
             return {}
-        inputs = share_images(batch["pixel_values"], [row["image_id"] for row in with_image])
+        image_ids = [row["image_id"] for row in with_image]
+        inputs = share_images(batch["pixel_values"], image_ids) if self.shares_images else {}
         if PROPOSAL_COLUMNS[0] not in rows[0]:
             return inputs
         for name, width in zip(PROPOSAL_COLUMNS, ((4,), ()), strict=True):

@@ -70,7 +70,7 @@ def order_by_image(image_ids: Sequence[str], rows_per_image: int) -> Callable[[t
     """A random order in which rows about one image come in groups, for `SeededOrder`.
 
     Args:
-        image_ids (`Sequence[str]`): of the rows.
+        image_ids (`Sequence[str]`): of the rows. Rows with an empty one have no image in common.
         rows_per_image (`int`): the most rows of a group. Which rows of an image are together changes with the epoch.
 
     Returns:
@@ -83,9 +83,9 @@ def order_by_image(image_ids: Sequence[str], rows_per_image: int) -> Callable[[t
     """
 
     def order(generator: torch.Generator) -> list[int]:
-        rows_of_image: dict[str, list[int]] = {}
+        rows_of_image: dict[str | int, list[int]] = {}
         for row in torch.randperm(len(image_ids), generator=generator).tolist():
-            rows_of_image.setdefault(image_ids[row], []).append(row)
+            rows_of_image.setdefault(image_ids[row] or row, []).append(row)
         groups = [
             rows[start : start + rows_per_image]
             for rows in rows_of_image.values()

@@ -19,7 +19,7 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils import PushInProgress
@@ -305,7 +305,8 @@ class GromaLossMixin(StageTrainerMixin):
         **kwargs: passed on to the trainer.
 
     Raises:
-        ValueError: see `prepare_arguments`; or `rows_per_image` below 1, or beside another order of the rows.
+        ValueError: see `prepare_arguments`; or `rows_per_image` below 1, beside another order of the rows, or for
+            rows that are not a `datasets.Dataset` of conversations.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, rows_per_image: int = 1, **kwargs: Any):
@@ -316,12 +317,28 @@ class GromaLossMixin(StageTrainerMixin):
         if isinstance(self.data_collator, ConversationCollator):
             # All processes gather sharded weights together, layer by layer, so each must run the same layers.
             self.data_collator.always_image = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            self.data_collator.shares_images = args.world_size <= 1 or not self._cuts_batches()
+        if rows_per_image > 1 and self.train_dataset is not None and not self._orders_rows(self.train_dataset):
+            raise ValueError(
+                f"`rows_per_image` is {rows_per_image}, but rows of a {type(self.train_dataset).__name__} collated by "
+                f"a {type(self.data_collator).__name__} cannot be put together by image. Pass a `datasets.Dataset` of "
+                "conversations with a `ConversationCollator`, or set `rows_per_image` to 1."
+            )
+
+    def _cuts_batches(self) -> bool:
+        """Whether Accelerate joins batches that one process reads for all, as of streams, and cuts them by rows."""
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        streams = any(isinstance(rows, IterableDataset) for rows in (self.train_dataset, *evaluated.values()))
+        settings = self.accelerator
+        return settings.split_batches or (streams if settings.dispatch_batches is None else settings.dispatch_batches)
+
+    def _orders_rows(self, rows: object) -> bool:
+        return isinstance(rows, Dataset) and isinstance(self.data_collator, ConversationCollator)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
         by_length = self.args.train_sampling_strategy == "group_by_length"
-        are_conversations = isinstance(rows, Dataset) and isinstance(self.data_collator, ConversationCollator)
-        if not are_conversations or not (by_length or self.rows_per_image > 1):
+        if not self._orders_rows(rows) or not (by_length or self.rows_per_image > 1):
             return super()._get_train_sampler(train_dataset)
         if by_length:
             order = self._order_by_length(rows)

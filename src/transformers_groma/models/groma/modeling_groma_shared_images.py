@@ -11,7 +11,8 @@ class RegionsOfImages(NamedTuple):
     """The regions of samples, put together by the image that they show.
 
     Attributes:
-        boxes (`Tensor` of shape `(N, n, 4)`): of each image, normalized `cxcywh`; the used ones come first.
+        boxes (`Tensor` of shape `(N, n, 4)`, n at least 1): of each image, normalized `cxcywh`; the used ones come
+            first.
         mask (`Tensor` of shape `(N, n)`, bool): which are used.
         sample_mask (`Tensor` of shape `(B, R)`, bool): which slots of each sample are used.
         image_index (`Tensor` of shape `(B,)`, int64): the image of each sample.
@@ -26,7 +27,7 @@ class RegionsOfImages(NamedTuple):
 
     def of_samples(self, tokens: Tensor) -> Tensor:
         """What belongs to each sample `(B, R, D)` of the images' `(N, n, D)`; zeros in unused slots."""
-        places = self.places.clamp(max=max(tokens.shape[1] - 1, 0))
+        places = self.places.clamp(max=tokens.shape[1] - 1)
         return torch.where(self.sample_mask[..., None], tokens[self.image_index[:, None], places], 0)
 
 
@@ -53,7 +54,7 @@ def regions_of_images(boxes: Tensor, mask: Tensor, image_index: Tensor, num_imag
     shows_same = image_index[:, None] == image_index
     start = (shows_same.tril(-1) * counts).sum(dim=1)
     places = start[:, None] + torch.arange(mask.shape[1], device=mask.device)
-    width = int(counts.new_zeros(num_images).index_add(0, image_index, counts).max())
+    width = int(counts.new_zeros(num_images).index_add(0, image_index, counts).max().clamp(min=1))
     index = (image_index[:, None].expand_as(mask)[mask], places[mask])
     return RegionsOfImages(
         boxes=boxes.new_zeros(num_images, width, 4).index_put(index, boxes[mask]),
