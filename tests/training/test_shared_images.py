@@ -207,9 +207,7 @@ class TestOrder:
 
 @pytest.mark.parametrize("rows", [list, lambda rows: rows.to_iterable_dataset()], ids=["list", "stream"])
 def test_rows_that_cannot_be_put_together_are_refused(tmp_path, rows):
-    with pytest.raises(
-        ValueError, match="`rows_per_image` is 3, but rows of a .* cannot be put together"
-    ):
+    with pytest.raises(ValueError, match="`rows_per_image` is 3, but rows of a .* cannot be put together"):
         trainer(tmp_path, rows(dataset(3)), rows_per_image=3)
 
 
