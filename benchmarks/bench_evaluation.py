@@ -3,7 +3,7 @@
     python benchmarks/bench_evaluation.py [--rows 500] [--batch-size 16] [--single-rows 100] [--questions 7]
                                           [--threads 2] [--repeats 3]
 
-Two ratios, from this run on this machine. Each is batch against single: rows per second of an evaluation (REC on
+Four ratios, from this run on this machine. Two are batch against single: rows per second of an evaluation (REC on
 synthetic scenes, 224x224 pixels) in batches / the same one row after the other, on the first `--single-rows` of the
 rows. Both run `answer_dataset` as `groma evaluate` does, from encoded images to lines in `predictions.jsonl`. They
 take turns in pieces of the size of these rows, so that a slow moment of the machine hits both; the fastest pieces

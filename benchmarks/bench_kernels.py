@@ -145,7 +145,8 @@ def compare_perceive(dtype_name: str, rounds: int) -> tuple[dict[str, float], di
     print(f"  ours is {totals[0] / totals[1]:.2f}x as fast as the float32 baseline (target 4x, bfloat16)")
     if rates[torch.bfloat16] < rates[torch.float32]:
         print("  This machine has no bfloat16 units: the target for bfloat16 cannot be measured here.")
-    ratios = {"perceive_vs_baseline": totals[0] / totals[1], "perceive_vs_floor": totals[1] / floor}
+    name = f"perceive_{str(dtype).removeprefix('torch.')}"  # each dtype has targets of its own
+    ratios = {f"{name}_vs_baseline": totals[0] / totals[1], f"{name}_vs_floor": totals[1] / floor}
     return ratios, {"perceive_baseline": totals[0], "perceive": totals[1], "perceive_floor": floor}
 
 

@@ -53,7 +53,12 @@ BENCHMARKS = {
         "all slots read; a fresh chat",
         least={"prefill": 1.35, "answer_of_64_tokens": 1.15, "cache_of_the_prompt": 1.5, "second_question": 8},
     ),
-    "kernels": Benchmark("plain torch operators; the arithmetic floor", ("--rounds", "2")),
+    "kernels": Benchmark(
+        "plain torch operators; the arithmetic floor",
+        ("--rounds", "2"),
+        least={"perceive_bfloat16_vs_baseline": 4},
+        most={"perceive_bfloat16_vs_floor": 1.6},
+    ),
     "fast_convolution": Benchmark("all convolutions torch's own", ("--rounds", "2"), least={"perceive": 1.3}),
     "evaluation": Benchmark(
         "one row at a time; earlier",
