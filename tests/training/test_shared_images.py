@@ -158,9 +158,12 @@ def test_images_are_told_apart_by_id_and_pixels():
         ({"pixel_index": torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])}, "must be 0 to 2, as there are 3 images"),
         ({"pixel_index": torch.tensor([0, 0, 0, 1, 1, 2, 2, -1])}, "must be 0 to 2, as there are 3 images"),
         ({"pixel_index": torch.zeros(8)}, "must be an int64 tensor of one dimension.*float32 of shape \\(8,\\)"),
-        ({"pixel_index": torch.tensor([0, 1, 2])}, "One image|`ground_boxes`|`refer_boxes`"),
-        ({"pixel_values": None}, "`pixel_index` needs `pixel_values`|need `pixel_values`"),
-        ({"refer_points": torch.zeros(8, 1, 1, 2)}, "points"),
+        ({"pixel_index": torch.tensor([0, 1, 2])}, "`refer_boxes` must have .* a row for each of the 3 images, got"),
+        (
+            {"pixel_values": None, "refer_boxes": None, "ground_boxes": None},
+            "`pixel_index` needs `pixel_values`: it says which",
+        ),
+        ({"refer_points": torch.zeros(8, 1, 1, 2)}, "`pixel_index` does not go with `refer_points`"),
     ],
 )
 def test_a_wrong_index_is_one_clear_sentence(batch, changes, message):
