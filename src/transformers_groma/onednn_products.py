@@ -2,8 +2,8 @@
 
 Torch has two libraries for float32 on a CPU: its convolutions are oneDNN's, its matrix products MKL's or another
 BLAS's. On some CPUs these are equally fast. On others, an AMD EPYC with AVX-512 among them, oneDNN takes half the
-time (`benchmarks/bench_fast_convolution.py`). Which, is measured once in a process, since no list of CPUs would stay
-true. Sums are added up in another order, so results differ by rounding.
+time (`benchmarks/bench_fast_convolution.py`). Each process measures it once, since no list of CPUs would stay up to
+date. Sums are added up in another order, so results differ by rounding.
 """
 
 import functools
@@ -78,7 +78,7 @@ def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     >>> onednn_linear(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 0.5], [2.0, 0.0]]))
     tensor([[3.5000, 6.0000]])
     """
-    # What torch.compile puts in the place of a linear layer; no public function leads there.
+    # The operator that torch.compile replaces linear layers with; no public function calls it.
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
@@ -116,7 +116,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def is_float32_inference(*tensors: Tensor | None) -> bool:
-    """Whether a layer may compute with operators that have no gradient, and that see float32 on a CPU alone.
+    """Whether a layer may compute with operators that have no gradient and take only float32 on a CPU.
 
     Args:
         tensors (`Tensor`, *optional*): what it is given, its weight and its bias.

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-# Room for this share of the tokens that a layer holds, and at least for some: it is copied this rarely, and takes no
-# more memory than that.
+# Room for a sixteenth of the tokens that a layer holds, and for 16 at least: more would save few copies.
 _ROOM_SHARE, _LEAST_ROOM = 16, 16
 
 
@@ -15,8 +14,8 @@ class RoomyLayer(DynamicLayer):
     """A dynamic layer that is copied once in many steps, where the library's is copied in each.
 
     Keys and values are views of longer tensors, its room. What is written there is behind the end of the views that
-    were handed out. Whoever sets `keys` or `values` (by cropping, choosing rows, moving) takes the room away, with its
-    memory; a copy of a layer has none. A prompt is kept as it came, without room.
+    were handed out. Setting `keys` or `values` (cropping, choosing rows, moving) drops the room and its memory; a
+    copy of a layer has none. A prompt is kept as it came, without room.
     """
 
     def __init__(self, **kwargs):
@@ -47,9 +46,9 @@ class RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Add keys and values `(B, heads, new, D)` of the next tokens; returns those of all tokens."""
-        # A compiled graph would gain nothing, and gradients need what was.
+        # A compiled graph would gain nothing, and gradients need the tensors that earlier steps read.
         is_plain = self.get_seq_length() == 0 or torch.compiler.is_compiling() or torch.is_grad_enabled()
-        # Other shapes and types are the library's business: to write them would stretch or round them.
+        # Other shapes and types are left to the library: writing them into the room would broadcast or round them.
         if is_plain or not (_fits(self.keys, key_states) and _fits(self.values, value_states)):
             return super().update(key_states, value_states, *args, **kwargs)
         start, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]

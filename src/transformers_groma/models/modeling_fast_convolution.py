@@ -19,8 +19,8 @@ TILE, WINDOW = 4, 6
 # Where polynomials are evaluated, beside infinity. Whole numbers (0, 1, -1, 2, -2) would round twice as much.
 POINTS = (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2), -math.sqrt(2))
 # Measured with 1024 channels: 192 tiles (crops of 12 regions) took 1.2 times as long as torch's own convolution, most
-# of it for the filters, 256 and more less. With fewer channels the transforms weigh more; where that turns was not
-# measured.
+# of it for the filters, 256 and more less. With fewer channels the transforms weigh more; from how many on
+# it pays was not measured.
 MIN_CHANNELS, MIN_TILES = 1024, 256
 # Tiles that are worked on at once: at 1024 channels 36 * 256 * 1024 numbers of 4 bytes, 38 MB, of inputs, of values
 # and of products. With 1024 tiles a map of 128x128 took 1.2 times as long.

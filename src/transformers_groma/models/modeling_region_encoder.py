@@ -225,7 +225,7 @@ class GromaRegionEncoder(nn.Module):
         return maps
 
     def _memory_format(self, feature_map: Tensor) -> torch.memory_format:
-        """How the maps are laid out that are fused: as the convolution likes it that they will meet."""
+        """The memory layout of the maps to fuse: the fastest for the convolution that reads them."""
         height, width = feature_map.shape[-2:]
         pixel = feature_map[..., :1, :1]
         # Their shapes without their memory.

@@ -67,7 +67,7 @@ class ConversationArguments(DatasetArguments):
 
     rows_per_image: int = field(
         default=1,
-        metadata={"help": "Put up to so many rows about one image into a batch together, which encodes it once."},
+        metadata={"help": "Put up to this many rows about the same image together; a batch encodes the image once."},
     )
 
     def __post_init__(self):

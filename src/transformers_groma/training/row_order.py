@@ -99,7 +99,7 @@ def order_by_image(image_ids: Sequence[str], rows_per_image: int) -> Callable[[t
 def estimate_lengths(rows: Dataset, processor: GromaProcessor, num_proc: int | None = None) -> list[int]:
     """About how many tokens conversations take, with those of their images and all region slots; no image is read.
 
-    The words of the chat template are left out: they are the same in all conversations of so many turns.
+    The words of the chat template are left out: they are the same in all conversations with as many turns.
 
     Args:
         rows (`Dataset`): rows of the conversation columns.
