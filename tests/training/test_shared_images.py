@@ -214,6 +214,11 @@ def test_rows_that_cannot_be_put_together_are_refused(tmp_path, rows):
         trainer(tmp_path, rows(dataset(3)), rows_per_image=3)
 
 
+def test_a_stream_has_no_order_by_length(tmp_path):
+    with pytest.raises(ValueError, match="'group_by_length', but the rows of a stream come in its own order"):
+        trainer(tmp_path, dataset(3).to_iterable_dataset(), train_sampling_strategy="group_by_length")
+
+
 @pytest.mark.parametrize(
     ("changes", "streams", "shares"),
     [

@@ -306,7 +306,7 @@ class GromaLossMixin(StageTrainerMixin):
 
     Raises:
         ValueError: see `prepare_arguments`; or `rows_per_image` below 1, beside another order of the rows, or for
-            rows that are not a `datasets.Dataset` of conversations.
+            rows that are not a `datasets.Dataset` of conversations; or `group_by_length` for a stream.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, rows_per_image: int = 1, **kwargs: Any):
@@ -323,6 +323,11 @@ class GromaLossMixin(StageTrainerMixin):
                 f"`rows_per_image` is {rows_per_image}, but rows of a {type(self.train_dataset).__name__} collated by "
                 f"a {type(self.data_collator).__name__} cannot be put together by image. Pass a `datasets.Dataset` of "
                 "conversations with a `ConversationCollator`, or set `rows_per_image` to 1."
+            )
+        if args.train_sampling_strategy == "group_by_length" and isinstance(self.train_dataset, IterableDataset):
+            raise ValueError(
+                "`train_sampling_strategy` is 'group_by_length', but the rows of a stream come in its own order. Pass "
+                "a `datasets.Dataset` of conversations, or set it to 'random'."
             )
 
     def _cuts_batches(self) -> bool:
