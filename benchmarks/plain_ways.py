@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 WAYS = (
     (onednn_products, "MIN_MULTIPLICATIONS", math.inf),  # linear layers by oneDNN
     (modeling_region_encoder, "CACHED_BYTES", 0),  # some images fused at a time
-    (modeling_compact_cache, "RoomyLayer", DynamicLayer),  # a step's token written into the cache
+    (modeling_compact_cache, "PreallocatedLayer", DynamicLayer),  # a step's token written into the cache
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from transformers_groma.models.modeling_cache_layer import RoomyLayer
+from transformers_groma.models.modeling_cache_layer import PreallocatedLayer
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("value_size", [4, 0, 7])
 def test_it_holds_what_the_library_holds(change, value_size):
-    own, library = RoomyLayer(), DynamicLayer()
+    own, library = PreallocatedLayer(), DynamicLayer()
     held = []
     for step, length in enumerate([9, 1, 1, 3, 1, 20, 1, 1, 1, 40, *[1] * 30]):
         found, expected = (layer.update(*states(length, value_size=value_size)) for layer in (own, library))
@@ -63,7 +63,7 @@ def test_it_holds_what_the_library_holds(change, value_size):
 
 
 def test_it_is_copied_once_in_many_steps():
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*states(100))
     assert layer.keys.untyped_storage().nbytes() == layer.keys.nbytes, "a prompt takes no room"
     places = set()
@@ -76,7 +76,7 @@ def test_it_is_copied_once_in_many_steps():
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_copies_do_not_write_into_each_other(copied):
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*states(9))
     layer.update(*states(1))
     other = copied(layer)
@@ -88,7 +88,7 @@ def test_copies_do_not_write_into_each_other(copied):
 
 
 def test_what_was_read_in_inference_mode_goes_on_outside_of_it():
-    layer, library = RoomyLayer(), DynamicLayer()
+    layer, library = PreallocatedLayer(), DynamicLayer()
     with torch.inference_mode():
         for each in (layer, library):
             each.update(*states(5))
@@ -97,7 +97,7 @@ def test_what_was_read_in_inference_mode_goes_on_outside_of_it():
 
 
 def test_a_copy_at_the_place_of_a_layer_that_is_gone_does_not_write_into_what_was_handed_out():
-    gone = RoomyLayer()
+    gone = PreallocatedLayer()
     for length in (9, 1):
         gone.update(*states(length))
     copied = copy.copy(gone)
@@ -113,7 +113,7 @@ def test_a_copy_at_the_place_of_a_layer_that_is_gone_does_not_write_into_what_wa
 
 @pytest.mark.parametrize("change", ["rows", "beams", "repeat", "reset"])
 def test_a_change_takes_the_memory_of_the_room(change):
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     for length in (9, 1):
         layer.update(*states(length))
     room = weakref.ref(layer._room[0])
@@ -133,7 +133,7 @@ def test_a_change_takes_the_memory_of_the_room(change):
 )
 def test_states_that_do_not_fit_are_neither_stretched_nor_rounded(other):
     found = []
-    for layer in (RoomyLayer(), DynamicLayer()):
+    for layer in (PreallocatedLayer(), DynamicLayer()):
         for length in (9, 1):
             layer.update(*states(length))
         try:
@@ -151,7 +151,7 @@ def test_states_that_do_not_fit_are_neither_stretched_nor_rounded(other):
 @torch.enable_grad()
 def test_keys_that_a_gradient_needs_are_not_written_to():
     """As where adapters are in queries alone: neither keys nor values learn."""
-    layer, query = RoomyLayer(), torch.ones(2, 3, 1, 4, requires_grad=True)
+    layer, query = PreallocatedLayer(), torch.ones(2, 3, 1, 4, requires_grad=True)
     total = 0
     for length in (9, 1, 1, 1):
         keys, values = layer.update(*states(length))
@@ -163,7 +163,7 @@ def test_keys_that_a_gradient_needs_are_not_written_to():
 @torch.enable_grad()
 def test_gradients_flow_through_the_steps():
     gradients = []
-    for kind in (RoomyLayer, DynamicLayer):
+    for kind in (PreallocatedLayer, DynamicLayer):
         layer, inputs = kind(), [part.requires_grad_() for length in (5, 1, 1) for part in states(length)]
         for keys, values in zip(inputs[::2], inputs[1::2], strict=True):
             found = layer.update(keys, values)

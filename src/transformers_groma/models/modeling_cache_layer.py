@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicLayer
 _ROOM_SHARE, _LEAST_ROOM = 16, 16
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A dynamic layer that is copied once in many steps, where the library's is copied in each.
 
     Keys and values are views of longer tensors, its room. What is written there is behind the end of the views that
@@ -81,4 +81,4 @@ def _longer(states: Tensor, length: int) -> Tensor:
     return longer
 
 
-__all__ = ["RoomyLayer"]
+__all__ = ["PreallocatedLayer"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .modeling_cache_layer import RoomyLayer
+from .modeling_cache_layer import PreallocatedLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +96,11 @@ class CompactCache(DynamicCache):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         is_plain = [type(layer) is DynamicLayer and not layer.is_initialized for layer in self.layers]
-        self.layers = [RoomyLayer() if plain else layer for plain, layer in zip(is_plain, self.layers, strict=True)]
+        self.layers = [
+            PreallocatedLayer() if plain else layer for plain, layer in zip(is_plain, self.layers, strict=True)
+        ]
         if self.layer_class_to_replicate is DynamicLayer:
-            self.layer_class_to_replicate = RoomyLayer
+            self.layer_class_to_replicate = PreallocatedLayer
         self.columns: TokenColumns | None = None
         self._counts_columns = False
 
