@@ -111,6 +111,9 @@ def test_ctrl_c_leaves_one_line(run, monkeypatch, tmp_path):
 
     monkeypatch.setattr("transformers_groma.cli.propose.open_upright", interrupted)
     assert run("propose", "a.jpg") == (130, "", "groma propose: interrupted\n")
+    # Also where the commands are not known yet.
+    monkeypatch.setattr("transformers_groma.cli.add_demo", interrupted)
+    assert run("propose", "a.jpg") == (130, "", "groma: interrupted\n")
 
 
 @pytest.mark.parametrize("stage", ["sft", "alignment", "detection", "masks", "precompute-regions"])

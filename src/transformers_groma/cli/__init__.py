@@ -71,6 +71,9 @@ def _run(argv: list[str]) -> int:
         arguments = build_parser().parse_args(argv or ["--help"])
     except SystemExit as exit:  # argparse ends the process after --help (0) and after bad arguments (2)
         return int(exit.code or 0)
+    except KeyboardInterrupt:
+        note("groma: interrupted")
+        return 130
     if sys.stdout is None:  # closed, as `>&-` does; `print` would lose the results without a word
         note(f"groma {arguments.command}: error: the standard output is closed: send it to a file or {os.devnull}.")
         return 2

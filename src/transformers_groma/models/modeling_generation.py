@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import ModelOutput
 
 from .modeling_cached_prompt import CachedPrompt
@@ -125,6 +125,17 @@ class ImageGenerationMixin(GenerationMixin):
                 f"The prompt has {length} tokens, but the language model reads {limit} (`max_position_embeddings`), "
                 "its answer included. Shorten the text."
             )
+
+    def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:
+        """Those of the library, whose warning of too long texts needs to know the language model's positions."""
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for criterion in criteria:
+            if isinstance(criterion, MaxLengthCriteria):
+                # The library looks for them in the outer configuration, which has none.
+                criterion.max_position_embeddings = getattr(
+                    self.config.get_text_config(), "max_position_embeddings", None
+                )
+        return criteria
 
     def check_mode(self, kwargs: dict, has_cache: bool, has_images: bool) -> None:
         """Refuse generation settings that would change the answer or fail deep inside the library."""

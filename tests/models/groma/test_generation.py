@@ -364,6 +364,20 @@ def test_prompts_that_are_too_long_are_refused_before_any_work(monkeypatch):
     assert model.check_prompt_length(ids[:, :limit], None) is None and model.check_prompt_length(None, None) is None
 
 
+def test_answers_beyond_the_positions_of_the_language_model_are_warned_of(monkeypatch):
+    """By the library's own warning, which looks for them in the outer configuration only."""
+    model = tiny_model(box_score_threshold=0.5)
+    inputs = tiny_inputs(model.config, batch_size=1)
+    warnings = []
+    monkeypatch.setattr("transformers.generation.stopping_criteria.logger.warning_once", warnings.append)
+    longest = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, fixed_slots=True).shape[1]
+    model.config.text_config.max_position_embeddings = longest - 1
+    model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, fixed_slots=True)
+    assert not warnings  # the last token is not read any more
+    model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, fixed_slots=True)
+    assert len(warnings) == 1 and f"maximum length ({longest - 1})" in warnings[0]
+
+
 def test_a_later_turn_that_is_too_long_is_refused():
     """With its new tokens alone, too: those in the cache count, but not what is off."""
     model = tiny_model(box_score_threshold=0.5)
