@@ -96,7 +96,7 @@ def option_names(monkeypatch) -> set[str]:
 def test_files_that_are_named_exist(document):
     text = document.read_text(encoding="utf-8")
     names = re.findall(r"\b(?:hub_configs|src|processing|docs)/[\w./-]*\w", text)
-    links = [name for name in re.findall(r"\]\(([^)]+)\)", text) if "://" not in name]
+    links = [name.partition("#")[0] for name in re.findall(r"\]\(([^)]+)\)", text) if "://" not in name]
     assert names and links
     for path in [*(REPOSITORY / name for name in names), *(document.parent / link for link in links)]:
         assert path.exists(), path

@@ -150,7 +150,7 @@ class GromaRegionEncoder(nn.Module):
             the fused maps.
         """
         boxes = exact_boxes(boxes)
-        count, step = len(boxes), self._images_at_once(feature_maps)
+        count, step = boxes.shape[0], self._images_at_once(feature_maps)
         if fused_maps is None and not return_maps and step < count:
             crops = []
             for images in (slice(start, start + step) for start in range(0, count, step)):
@@ -167,7 +167,7 @@ class GromaRegionEncoder(nn.Module):
 
         The maps of more would pass through memory from one step to the next.
         """
-        count, graph = len(feature_maps[0]), torch.compiler.is_compiling() or torch.jit.is_tracing()
+        count, graph = feature_maps[0].shape[0], torch.compiler.is_compiling() or torch.jit.is_tracing()
         if graph or count < 2 or feature_maps[0].device.type != "cpu" or torch.is_grad_enabled():
             return count
         fitting = CACHED_BYTES // (self.map_scales[0] ** 2 * feature_maps[0][0].nbytes)

@@ -8,7 +8,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..models.modeling_cache_layer import PreallocatedLayer
 from .request import Request
+
+# Layers that keep all keys and values, column by column.
+_WHOLE_LAYERS = (DynamicLayer, PreallocatedLayer)
 
 
 @dataclass
@@ -33,7 +37,7 @@ class RunningRows:
     @property
     def can_change(self) -> bool:
         """Whether rows may leave and join: a cache that keeps all keys and values, column by column."""
-        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        return all(type(layer) in _WHOLE_LAYERS for layer in self.cache.layers)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows, and only the columns that one of them uses."""
