@@ -21,6 +21,8 @@ _CONNECT_SECONDS = 5.0
 _UNREACHABLE = "The language server cannot be reached. Ask again in a moment."
 _DIED = "The language server ended the connection in the middle of an answer. Ask again."
 _UNREADABLE = "The language server's answer cannot be read."
+# How a connection ends that is cut at the other side.
+_CUT = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 # What it sends is repeated in the log, but not at any length.
 _MAX_DETAIL = 300
 
@@ -156,12 +158,15 @@ class LanguageServer:
         """Send a request, and again where a kept connection turns out to be dead: nothing was answered on it."""
         try:
             return await self._client.send(request, stream=True)
-        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+        except _CUT:
             pass
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
         try:
             return await self._client.send(request, stream=True)
+        except _CUT as error:
+            # No answer has begun: a server that is just ending still takes connections for a moment.
+            raise LanguageServerError(_UNREACHABLE, 503, self._detail(error)) from error
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
 
@@ -191,7 +196,7 @@ class LanguageServer:
         return ids, reason
 
     def _transport_error(self, error: httpx.HTTPError) -> LanguageServerError:
-        detail = f"{type(error).__name__}: {error}".rstrip(": ") + self._proxy
+        detail = self._detail(error)
         if "CERTIFICATE_VERIFY_FAILED" in detail:
             detail += "; the environment variable SSL_CERT_FILE names a file of certificates to trust"
             return LanguageServerError("The language server's certificate is not trusted.", 502, detail)
@@ -201,6 +206,9 @@ class LanguageServer:
             message = f"The language server was silent for {self.timeout:g} s. Ask again later."
             return LanguageServerError(message, 504, detail, is_overloaded=True)
         return LanguageServerError(_DIED, 502, detail)
+
+    def _detail(self, error: httpx.HTTPError) -> str:
+        return f"{type(error).__name__}: {error}".rstrip(": ") + self._proxy
 
     def _status_error(self, response: httpx.Response, text: str) -> LanguageServerError:
         """The error of a response that is not an answer."""
