@@ -170,6 +170,7 @@ def test_trials_are_not_merged(report_module, trial):
         report_module.merge_reports([make_report("day 1"), make_report("day 2", **trial)])
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path):
     """The script itself, at tiny size; what needs a GPU says that it was skipped."""
     if not shutil.which("g++"):
