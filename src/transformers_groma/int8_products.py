@@ -50,7 +50,7 @@ def pack_int8_products(model: nn.Module) -> int:
 
 
 def become(module: nn.Module, wide_class: type[nn.Module]) -> bool:
-    """Give a layer another class with the same weights, and say so."""
+    """Give a layer another class with the same weights; always True, so that callers can count layers."""
     module.__class__ = wide_class
     if "_old_forward" in vars(module):  # what a hook of accelerate calls, for weights that wait elsewhere
         module._old_forward = wide_class.forward.__get__(module)

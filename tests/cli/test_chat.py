@@ -105,7 +105,7 @@ def test_chat_sampling_with_a_seed_is_repeatable(chat):
     assert first == second != other
 
 
-def test_chat_refuses_what_is_no_seed(chat):
+def test_chat_refuses_what_is_not_a_seed(chat):
     assert chat("Hello", "--sample", "--seed", str(2**64 - 1))[0] == 0
     for seed in (str(2**64), str(-(2**63) - 1), "many"):
         code, out, err = chat("Hello", "--sample", f"--seed={seed}")

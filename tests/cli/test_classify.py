@@ -245,7 +245,7 @@ def test_descriptions_of_other_labels(classify, descriptions):
         ("openai/clip-vit-base-patch32", "HF_HUB_OFFLINE"),
     ],
 )
-def test_what_is_no_encoder(run, encoder, message, monkeypatch, tmp_path):
+def test_what_is_not_an_encoder(run, encoder, message, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, out, err = run("classify", IMAGE, "--labels", LABELS, "--encoder", encoder)
     assert (code, out, len(err.splitlines())) == (2, "", 1) and message in err

@@ -146,7 +146,7 @@ def test_refused_in_one_sentence(evaluate, arguments, message):
     assert (code, out) == (2, "") and len(lines) == 1 and message in lines[0], err
 
 
-def test_a_model_that_is_no_dual_encoder(run, data, tmp_path, tiny_dir):
+def test_a_model_that_is_not_a_dual_encoder(run, data, tmp_path, tiny_dir):
     code, _, err = run(
         *("evaluate", "zero-shot", "--dataset", data / "images", "--output", tmp_path / "out", "--encoder", tiny_dir)
     )

@@ -17,7 +17,7 @@ def test_numbers_pass(value, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_what_is_no_number_stops_and_saves_the_batch(value, tmp_path):
+def test_what_is_not_a_number_stops_and_saves_the_batch(value, tmp_path):
     inputs = {"input_ids": torch.tensor([[1, 2]]), "names": ["a"]}
     path = tmp_path / "new" / "non_finite_batch-7-1.pt"
     with pytest.raises(NonFiniteLossError, match=f"step 7 is {value}") as error:

@@ -193,7 +193,7 @@ def test_a_first_turn_that_is_too_long_stays_with_a_warning(processor):
         assert len(learned(batch, 0)) == 1
 
 
-def test_a_system_message_is_no_turn(processor):
+def test_a_system_message_is_not_a_turn(processor):
     row = long_row(2)
     row["messages"] = [{"role": "system", "content": [text_part("Be short.")]}, *row["messages"]]
     one_turn = {**row, "messages": row["messages"][:3]}

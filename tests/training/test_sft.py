@@ -178,7 +178,7 @@ def test_evaluation_and_card(runs, data):
     assert str(data.parent) not in card
 
 
-def test_a_loss_that_is_no_number_stops(base, data, tmp_path):
+def test_a_loss_that_is_not_a_number_stops(base, data, tmp_path):
     """Also with TRL's trainer."""
     with pytest.raises(NonFiniteLossError, match="non_finite_batch-.*-0.pt"):
         run_sft(command_line(base, data, tmp_path, max_steps=4, learning_rate=1e30, max_grad_norm=1e30, optim="sgd"))

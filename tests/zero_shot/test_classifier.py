@@ -348,7 +348,7 @@ def test_labels_that_cannot_be_told_apart_or_lack_texts_are_refused(first_case, 
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_no_image_is_named(first_case, images, message):
+def test_what_is_not_an_image_is_named(first_case, images, message):
     with pytest.raises(ValueError, match=message):
         first_case.classifier(**SMALL).classify(images)
 

@@ -322,7 +322,7 @@ def _limit(limit: Any) -> int | None:
     """What a server says of how much it reads; `None` for nothing.
 
     Raises:
-        ValueError: it is no number of tokens.
+        ValueError: it is not a number of tokens.
     """
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"`max_model_len` {limit!r}")

@@ -96,6 +96,21 @@ def order_by_image(image_ids: Sequence[str], rows_per_image: int) -> Callable[[t
     return order
 
 
+def check_rows_per_image(rows_per_image: int, strategy: str) -> None:
+    """Check how many rows about one image may come together; `strategy` is the `train_sampling_strategy`.
+
+    Raises:
+        ValueError: a number below 1, or an order that does not keep rows together.
+    """
+    if rows_per_image < 1:
+        raise ValueError(f"`rows_per_image` must be at least 1, got {rows_per_image}.")
+    if rows_per_image > 1 and strategy != "random":
+        raise ValueError(
+            f"`rows_per_image` is {rows_per_image}, but `train_sampling_strategy` {strategy!r} puts rows in another "
+            "order. Set one of them: `rows_per_image` to 1, or the strategy to 'random'."
+        )
+
+
 def estimate_lengths(rows: Dataset, processor: GromaProcessor, num_proc: int | None = None) -> list[int]:
     """About how many tokens conversations take, with those of their images and all region slots; no image is read.
 
@@ -138,4 +153,4 @@ def _estimate(
     return {"length": lengths}
 
 
-__all__ = ["SeededOrder", "estimate_lengths", "order_by_image", "order_by_length"]
+__all__ = ["SeededOrder", "check_rows_per_image", "estimate_lengths", "order_by_image", "order_by_length"]

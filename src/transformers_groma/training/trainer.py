@@ -33,7 +33,7 @@ from .callbacks import SetEpoch, check_loss
 from .collators import ConversationCollator
 from .model_card import ModelKind, public_name, write_model_card
 from .packing import packed_tokens
-from .row_order import SeededOrder, estimate_lengths, order_by_image, order_by_length
+from .row_order import SeededOrder, check_rows_per_image, estimate_lengths, order_by_image, order_by_length
 from .trainable import checkpoint_frozen_layers, eval_frozen_parts
 
 # What a training resumes from. Only `hub_strategy="checkpoint"` and "all_checkpoints" push it, and nothing pushes
@@ -87,21 +87,6 @@ def prepare_arguments(args: TrainingArguments) -> None:
     is_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
     if args.ddp_find_unused_parameters is None and not is_reentrant:
         args.ddp_find_unused_parameters = True
-
-
-def check_rows_per_image(rows_per_image: int, strategy: str) -> None:
-    """Check how many rows about one image may come together; `strategy` is the `train_sampling_strategy`.
-
-    Raises:
-        ValueError: a number below 1, or an order that does not keep rows together.
-    """
-    if rows_per_image < 1:
-        raise ValueError(f"`rows_per_image` must be at least 1, got {rows_per_image}.")
-    if rows_per_image > 1 and strategy != "random":
-        raise ValueError(
-            f"`rows_per_image` is {rows_per_image}, but `train_sampling_strategy` {strategy!r} puts rows in another "
-            "order. Set one of them: `rows_per_image` to 1, or the strategy to 'random'."
-        )
 
 
 def boxes_as_bits(inputs: Any) -> Any:

@@ -49,7 +49,7 @@ def test_what_is_not_an_image_of_a_class_is_counted(tmp_path):
     ]
 
 
-def test_links_are_followed_and_what_is_no_file_is_counted(tmp_path):
+def test_links_are_followed_and_what_is_not_a_file_is_counted(tmp_path):
     image_folder(tmp_path / "real", {"more": 2})
     image_folder(tmp_path / "data", {"a": 1, "b": 1})
     (tmp_path / "data" / "a" / "more").symlink_to(tmp_path / "real" / "more")

@@ -324,7 +324,7 @@ class TestWholeGromaAsDetector:
         assert new.model.region_encoder.roi_projection.out_features == 10
         assert torch.equal(new.model.region_encoder.roi_convs[0].weight, old.model.region_encoder.roi_convs[0].weight)
 
-    def test_another_model_is_no_detector(self, language_model, tmp_path):
+    def test_another_model_is_not_a_detector(self, language_model, tmp_path):
         with pytest.raises(ValueError, match="`detector`.*'llama'"):
             assemble_components(tmp_path / "out", detector=language_model, language_model=language_model)
 

@@ -97,5 +97,5 @@ class TestComponents:
         (parts["language_model"] / "tokenizer.json").write_text("{")
         self.refuse(parts, tmp_path, "`language_model`")
 
-    def test_a_language_model_is_no_vision_encoder(self, parts, tmp_path):
+    def test_a_language_model_is_not_a_vision_encoder(self, parts, tmp_path):
         self.refuse({"vision_encoder": parts["language_model"]}, tmp_path, "`vision_encoder`", "'llama'")

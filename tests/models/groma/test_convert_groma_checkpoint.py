@@ -136,7 +136,7 @@ def test_damaged_checkpoints_stop_with_names_and_leave_nothing(legacy, tmp_path,
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_folder_that_is_no_groma(tmp_path, legacy, tiny_dir):
+def test_a_folder_that_is_not_a_groma(tmp_path, legacy, tiny_dir):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         convert_legacy_checkpoint(tmp_path / "nothing", tmp_path / "out")
     (legacy / "config.json").write_text('{"model_type": "llama"}')

@@ -58,7 +58,7 @@ def test_every_way_in_resolves_points_alike(model):
     assert torch.equal(given.region_boxes, wanted.region_boxes)
 
 
-def test_a_value_that_vanishes_between_its_neighbours_is_no_mask(monkeypatch):
+def test_a_value_that_vanishes_between_its_neighbours_is_not_a_mask(monkeypatch):
     """At the image's size nothing of it is left: the box is a proposal's, and no mask is said to be its."""
     model = tiny_model(mask_decoder_config=MASK_DECODER)
     features = model.get_image_features(click_inputs(model)["pixel_values"])

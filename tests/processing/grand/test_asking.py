@@ -99,7 +99,7 @@ def test_the_budget_is_of_all_steps(folders, server, capsys):
     assert summary["answers"] == 6 and summary["cost"] == pytest.approx(0.0066)
 
 
-def test_an_answer_that_was_cut_is_no_answer(folders, server, capsys):
+def test_an_answer_that_was_cut_is_not_an_answer(folders, server, capsys):
     server.replies[tags.QUESTION] = [completion("star, he", finish_reason="length")]
     assert tags.main([*folders, *endpoint(server)]) == 1
     assert "the answer was cut: allow more tokens with --options (6)" in capsys.readouterr().err
