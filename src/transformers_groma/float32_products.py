@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .int8_products import is_int8, is_plain_inference
+from .int8_products import is_int8
+from .product_layers import is_plain_inference
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 # Rows from which float32 is faster on a CPU without units: between 16 and 32, by `benchmarks/bench_wide_products.py`.

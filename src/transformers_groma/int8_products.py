@@ -8,6 +8,8 @@ make bfloat16 of the weights; torch's own kernel for int8 weights reads them as 
 import torch
 from torch import Tensor, nn
 
+from .product_layers import become, is_plain_inference
+
 # Rows below which the packed kernel is faster.
 FEW_ROWS = 32
 # Torch's kernel reads whole blocks and does not check that the weight ends with one.
@@ -49,29 +51,10 @@ def pack_int8_products(model: nn.Module) -> int:
     return sum(become(layer, Int8Linear) for layer in layers)
 
 
-def become(module: nn.Module, wide_class: type[nn.Module]) -> bool:
-    """Give a layer another class with the same weights; always True, so that callers can count layers."""
-    module.__class__ = wide_class
-    if "_old_forward" in vars(module):  # what a hook of accelerate calls, for weights that wait elsewhere
-        module._old_forward = wide_class.forward.__get__(module)
-    return True
-
-
 def is_int8(weight: Tensor) -> bool:
     """Whether a weight is int8 of torchao, with activations as they are."""
     # By name, since the package takes seconds to import and few have it.
     return type(weight).__name__ == "Int8Tensor" and weight.act_quant_kwargs is None
-
-
-def is_plain_inference(input: Tensor, weight: Tensor) -> bool:
-    """Whether a layer computes without gradients, autocast, `torch.func` and compilation, which see what it does."""
-    return not (
-        torch.compiler.is_compiling()
-        or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad))
-        or torch.is_autocast_enabled("cpu")
-        # Within `grad(vmap(…))` a tensor does not say that it needs a gradient, and it would silently be 0.
-        or torch._C._are_functorch_transforms_active()
-    )
 
 
 def _is_packable(input: Tensor, weight: Tensor) -> bool:
@@ -85,4 +68,4 @@ def _is_packable(input: Tensor, weight: Tensor) -> bool:
     )
 
 
-__all__ = ["FEW_ROWS", "Int8Linear", "PackedInt8", "become", "is_int8", "is_plain_inference", "pack_int8_products"]
+__all__ = ["FEW_ROWS", "Int8Linear", "PackedInt8", "is_int8", "pack_int8_products"]

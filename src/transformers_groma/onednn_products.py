@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .float32_products import MANY_ROWS
-from .int8_products import become, is_plain_inference
+from .product_layers import become, is_plain_inference
 
 # Measured with 2 threads: 256 rows and 256 x 256 weights took 0.6 of the time, smaller products about as long. Narrow
 # layers gain as much if the rows are many (8 images of groma-tiny: 2056 rows and 288 x 96 weights, half the time).

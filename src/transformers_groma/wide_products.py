@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .float32_products import HALF_DTYPES, is_wide, linear_in_float32
-from .int8_products import Int8Linear, PackedInt8, become, is_int8
+from .int8_products import Int8Linear, PackedInt8, is_int8
 from .onednn_products import OneDnnLinear
+from .product_layers import become
 
 
 def has_half_precision_units(dtype: torch.dtype) -> bool:
